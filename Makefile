@@ -1,0 +1,68 @@
+# Every target sets up what it needs: a Python 3.11+ interpreter, make and the package registries are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LEARN := .venv-learn
+
+.DEFAULT_GOAL := help
+.PHONY: help up test check format model bench e2e lock clean
+
+help: ## this list
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/core: requirements/core.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Felloe needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/core.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/core requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+up: $(VENV)/core ## set up, then start the demo network: one hub, two spokes, the tiny model; Ctrl-C ends it
+	@$(BIN)/felloe demo
+
+test: check ## set up, check and test everything that is quick (under 12 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev ## formatting, lint, types, floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+e2e: $(VENV)/dev ## the slow tests: 50 kills in mid-stream, long runs
+	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/dev ## every benchmark beside its peers; takes a while
+	$(BIN)/python benchmarks/gateway.py
+	$(BIN)/python benchmarks/resume.py
+	$(BIN)/python benchmarks/idle.py
+
+$(LEARN)/ready: $(VENV)/core requirements/learn.txt
+	@test -x $(LEARN)/bin/python || $(PYTHON) -m venv $(LEARN)
+	$(LEARN)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(LEARN)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/learn.txt
+	$(LEARN)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+model: $(LEARN)/ready ## train the tiny model anew from its recipe
+	$(LEARN)/bin/python -m felloe.learning models/tiny-python/recipe.toml
+
+UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command 'make lock' --upgrade
+
+lock: $(VENV)/core ## resolve and pin every dependency by hash
+	$(BIN)/python -m pip install --quiet uv
+	$(UV_LOCK) pyproject.toml requirements/build.in -o requirements/core.txt
+	$(UV_LOCK) pyproject.toml requirements/build.in requirements/dev.in -o requirements/dev.txt
+	$(UV_LOCK) pyproject.toml requirements/build.in --extra learn -o requirements/learn.txt
+
+clean: ## remove what the targets above made
+	rm -rf $(VENV) $(LEARN) benchmarks/bin

@@ -1,0 +1,70 @@
+"""The list of commands, and what every one of them shares: errors, exit codes, Ctrl-C."""
+
+import sys
+
+import typer
+
+from felloe.cli import (
+    chat,
+    demo,
+    doctor,
+    invite,
+    join,
+    key,
+    leave,
+    load,
+    models,
+    ps,
+    pull,
+    unload,
+    up,
+    upstream,
+    version,
+)
+from felloe.cli.output import EXIT_INTERRUPTED, complain, exit_code
+from felloe.domain.errors import FelloeError
+
+_EPILOG = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the node is not running, 4 refused, 130 ended by Ctrl-C. "
+    "State lies in $FELLOE_HOME (default ~/.felloe)."
+)
+
+
+def create_app() -> typer.Typer:
+    """Every command, in the order in which a newcomer meets them."""
+    app = typer.Typer(
+        name="felloe",
+        help="One private AI network from the machines you own.",
+        epilog=_EPILOG,
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.command("up")(up.up)
+    app.command("invite")(invite.invite)
+    app.command("join")(join.join)
+    app.command("leave")(leave.leave)
+    app.command("ps")(ps.ps)
+    app.command("models")(models.models)
+    app.command("pull")(pull.pull)
+    app.command("load")(load.load)
+    app.command("unload")(unload.unload)
+    app.command("chat")(chat.chat)
+    app.add_typer(key.app, name="key")
+    app.add_typer(upstream.app, name="upstream")
+    app.command("doctor")(doctor.doctor)
+    app.command("demo")(demo.demo)
+    app.command("version")(version.version)
+    return app
+
+
+def main() -> None:
+    """Run the command line; the process's entry point."""
+    try:
+        create_app()()
+    except FelloeError as error:
+        complain(error)
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)

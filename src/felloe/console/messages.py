@@ -1,0 +1,161 @@
+"""What the command line and a running node say to each other. Sizes in bytes, times in Unix seconds."""
+
+from msgspec import Struct
+
+from felloe.domain.models import Model
+from felloe.domain.roster import Load, NodeRecord
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """This node in short."""
+
+    node: str
+    name: str
+    network: str
+    roles: tuple[str, ...]
+    version: str
+    base_url: str
+    connected: bool
+    hubs: tuple[str, ...]
+    home: str
+    process: int
+    started_at: float
+    key_required: bool
+    credential_expires_at: float
+
+
+class MemberRow(Struct, frozen=True, kw_only=True):
+    """A node of the network as this node sees it. `silent_seconds` is the time since it last spoke."""
+
+    record: NodeRecord
+    load: Load
+    alive: bool
+    this: bool
+    silent_seconds: float
+
+
+class ModelRow(Struct, frozen=True, kw_only=True):
+    """A model and where it is: in this node's store, and loaded on which nodes (by name) in which state."""
+
+    model: Model
+    stored: bool
+    replicas: dict[str, str]
+
+
+class PullRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Take a model file that lies on this machine into the store."""
+
+    path: str
+    name: str = ""
+
+
+class Progress(Struct, frozen=True, omit_defaults=True):
+    """One step of long work. The last one carries `model` or `error`."""
+
+    done: int = 0
+    total: int = 0
+    model: Model | None = None
+    error: "ErrorBody | None" = None
+
+
+class ErrorBody(Struct, frozen=True):
+    """An error of the catalogue, as it travels."""
+
+    code: str
+    detail: str
+
+
+class LoadRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Load a model of the store. 0 means: the configured default. `keep` also loads it at each start."""
+
+    name: str
+    context: int = 0
+    slots: int = 0
+    keep: bool = True
+
+
+class UnloadRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Unload a model; requests that run get `drain_seconds` to finish."""
+
+    name: str
+    drain_seconds: float = 30.0
+
+
+class InvitationRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Invite `uses` nodes within `ttl_seconds`."""
+
+    role: str = "spoke"
+    uses: int = 1
+    ttl_seconds: float = 3600.0
+
+
+class InvitationCreated(Struct, frozen=True):
+    """`token` is shown once and not kept."""
+
+    id: str
+    token: str
+    role: str
+    uses: int
+    expires_at: float
+
+
+class InvitationRow(Struct, frozen=True):
+    """An invitation that can still be used."""
+
+    id: str
+    role: str
+    uses_left: int
+    expires_at: float
+
+
+class KeyRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Make an API key; `expires_seconds` 0 means never."""
+
+    name: str
+    expires_seconds: float = 0.0
+
+
+class KeyCreated(Struct, frozen=True):
+    """`key` is shown once; only its hash is kept."""
+
+    id: str
+    name: str
+    key: str
+
+
+class KeyRow(Struct, frozen=True):
+    """An API key without its secret. `expires_at` 0 means never."""
+
+    id: str
+    name: str
+    created_at: float
+    expires_at: float
+
+
+class UpstreamRow(Struct, frozen=True):
+    """A server of the owner's own. `state` is `enabled`, or `found` when it listens but is not used."""
+
+    name: str
+    url: str
+    state: str
+    models: tuple[str, ...] = ()
+    detail: str = ""
+
+
+class UpstreamRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Use a server that speaks the OpenAI API. An empty `url` means: the one found under this name."""
+
+    name: str
+    url: str = ""
+    key_env: str = ""
+    slots: int = 4
+
+
+class NameRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names one thing, by name or id."""
+
+    name: str
+
+
+class Nothing(Struct, frozen=True):
+    """The operation is done and has nothing to tell."""
