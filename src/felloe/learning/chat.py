@@ -4,7 +4,10 @@
 takes more than that (tools, parts of content), because OpenAI clients send it.
 """
 
+import json
+
 from felloe.learning.conversations import Conversation
+from felloe.learning.tool_calls import ToolCall
 
 BEGIN = "<|bos|>"
 END = "<|end|>"
@@ -13,6 +16,13 @@ USER = "<|user|>"
 ASSISTANT = "<|assistant|>"
 PADDING = "<|pad|>"
 SPECIAL_TOKENS = (BEGIN, END, SYSTEM, USER, ASSISTANT, PADDING)
+
+_TOOLS_HEAD = """\
+To call a function, write:
+<tool_call>
+{"name": ..., "arguments": {...}}
+</tool_call>
+Functions:"""
 
 TEMPLATE = """\
 {%- macro plain(content) -%}
@@ -25,8 +35,8 @@ TEMPLATE = """\
     {%- endif -%}
 {%- endmacro -%}
 {%- if tools -%}
-    {{- '<|system|>\\nTo call a function, write <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>\\n' -}}
-    {{- 'You may call these functions:' -}}
+    {{- '<|system|>\\nTo call a function, write:\\n' -}}
+    {{- '<tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>\\nFunctions:' -}}
     {%- for tool in tools -%}
         {{- '\\n' ~ (tool | tojson) -}}
     {%- endfor -%}
@@ -63,5 +73,19 @@ TEMPLATE = """\
 def render(conversation: Conversation) -> str:
     """The text of a conversation, without the begin token and ending with the last end token."""
     system = [f"{SYSTEM}\n{conversation.system}{END}"] if conversation.system else []
-    turns = [f"{USER}\n{turn.question}{END}\n{ASSISTANT}\n{turn.answer}{END}" for turn in conversation.turns]
-    return "\n".join(system + turns)
+    return "\n".join(system + [_turn(turn.question, turn.answer) for turn in conversation.turns])
+
+
+def render_tool_call(called: ToolCall) -> str:
+    """The text of a conversation with a tool, in the same form."""
+    turns = [
+        f"{SYSTEM}\n{_TOOLS_HEAD}\n{json.dumps(called.tool)}{END}",
+        _turn(called.question, f"<tool_call>\n{called.call}\n</tool_call>"),
+    ]
+    if called.result:
+        turns.append(_turn(f"<tool_response>\n{called.result}\n</tool_response>", f"The answer is {called.result}."))
+    return "\n".join(turns)
+
+
+def _turn(question: str, answer: str) -> str:
+    return f"{USER}\n{question}{END}\n{ASSISTANT}\n{answer}{END}"

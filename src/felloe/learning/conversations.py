@@ -1,12 +1,11 @@
 """Conversations made from source files: a question about a function, and its code or its description."""
 
 import ast
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from felloe.learning.corpus import Document
+from felloe.learning.corpus import Document, pick
 
 _SHORTEST_CODE = 160
 _LONGEST_CODE = 1600
@@ -41,10 +40,15 @@ _PROSE_QUESTIONS = (
 )
 # Summaries that start so turn into "Write a function that returns ...".
 _VERBS = frozenset(
-    "add build call check close compute convert copy create decode delete encode find format get join list load "
-    "make open parse print raise read remove replace return run save search send set split start stop test "
-    "update wait write".split()
+    {"add", "build", "call", "check", "close", "compute", "convert", "copy", "create", "decode", "delete"}
+    | {"encode", "find", "format", "get", "join", "list", "load", "make", "open", "parse", "print", "raise"}
+    | {"read", "remove", "replace", "return", "run", "save", "search", "send", "set", "split", "start"}
+    | {"stop", "test", "update", "wait", "write"}
 )
+
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+_Documented = ast.Module | ast.ClassDef | _Function
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,11 @@ def conversations(document: Document) -> Iterator[Conversation]:
     for number, turn in enumerate(turns):
         key = f"{document.path}:{number}"
         system = ""
-        if _pick(key + ":system", _SYSTEM_ONE_IN) == 0:
-            system = _SYSTEM_TEXTS[_pick(key + ":text", len(_SYSTEM_TEXTS))]
+        if pick(key + ":system", _SYSTEM_ONE_IN) == 0:
+            system = _SYSTEM_TEXTS[pick(key + ":text", len(_SYSTEM_TEXTS))]
         yield Conversation(system, (turn,))
     for number, pair in enumerate(pairwise(turns)):
-        if _pick(f"{document.path}:{number}:pair", _SECOND_TURN_ONE_IN) == 0:
+        if pick(f"{document.path}:{number}:pair", _SECOND_TURN_ONE_IN) == 0:
             yield Conversation("", pair)
 
 
@@ -89,21 +93,19 @@ def _turns(document: Document) -> Iterator[Turn]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             yield from _described(node, f"the class {node.name}", document.path)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        elif isinstance(node, _Function):
             yield from _described(node, node.name, document.path)
             yield from _coded(node, lines, document.path)
 
 
-def _described(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str, path: str
-) -> Iterator[Turn]:
+def _described(node: _Documented, name: str, path: str) -> Iterator[Turn]:
     prose = ast.get_docstring(node) or ""
     if _SHORTEST_PROSE <= len(prose) <= _LONGEST_PROSE:
-        question = _PROSE_QUESTIONS[_pick(f"{path}:{name}:prose", len(_PROSE_QUESTIONS))]
+        question = _PROSE_QUESTIONS[pick(f"{path}:{name}:prose", len(_PROSE_QUESTIONS))]
         yield Turn(question.format(name=name), prose)
 
 
-def _coded(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str], path: str) -> Iterator[Turn]:
+def _coded(node: _Function, lines: list[str], path: str) -> Iterator[Turn]:
     documentation = ast.get_docstring(node)
     code = _source(node, lines)
     if not documentation or not _SHORTEST_CODE <= len(code) <= _LONGEST_CODE:
@@ -111,11 +113,11 @@ def _coded(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str], path:
     summary = documentation.split("\n", maxsplit=1)[0].strip()
     first_word, _, rest = summary.partition(" ")
     key = f"{path}:{node.lineno}:code"
-    if first_word.lower() in _VERBS and _pick(key + ":verb", 2) == 0:
+    if first_word.lower() in _VERBS and pick(key + ":verb", 2) == 0:
         yield Turn(f"Write a function that {_third_person(first_word.lower())} {rest}", code)
         return
     head = "\n".join(code.split("\n")[:_HEAD_LINES])
-    question = _CODE_QUESTIONS[_pick(key, len(_CODE_QUESTIONS))]
+    question = _CODE_QUESTIONS[pick(key, len(_CODE_QUESTIONS))]
     yield Turn(question.format(name=node.name, summary=summary, head=head), code)
 
 
@@ -125,12 +127,8 @@ def _third_person(verb: str) -> str:
     return verb[:-1] + "ies" if verb.endswith("py") else verb + "s"
 
 
-def _source(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> str:
+def _source(node: _Function, lines: list[str]) -> str:
     # `ast.get_source_segment` splits the whole file again for each node, which takes minutes here.
     taken = lines[node.lineno - 1 : node.end_lineno]
     indent = " " * node.col_offset
     return "\n".join(line.removeprefix(indent) for line in taken)
-
-
-def _pick(key: str, count: int) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % count

@@ -58,7 +58,12 @@ def read_corpus(library: Path, choice: CorpusChoice) -> Corpus:
 
 def is_held_out(path: str, one_in: int) -> bool:
     """Whether a file is kept for evaluation: decided by its path alone, so new files move no old one."""
-    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") % one_in == 0
+    return pick(path, one_in) == 0
+
+
+def pick(key: str, count: int) -> int:
+    """A number below `count` that follows from `key` alone: a choice that every run and machine repeats."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % count
 
 
 def is_excluded(path: str, exclude: tuple[str, ...]) -> bool:

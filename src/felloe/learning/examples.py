@@ -2,31 +2,33 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from felloe.learning.chat import BEGIN, END, render
+from felloe.learning.chat import BEGIN, END, render, render_tool_call
 from felloe.learning.conversations import conversations
 from felloe.learning.corpus import Document
+from felloe.learning.tokenizer import token_id
+from felloe.learning.tool_calls import tool_calls
 
 TokenIds = list[int]
 
 
 def encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> list[TokenIds]:
     """Token ids of each document, between a begin and an end token."""
-    begin, end = tokenizer.token_to_id(BEGIN), tokenizer.token_to_id(END)
+    begin, end = token_id(tokenizer, BEGIN), token_id(tokenizer, END)
     encoded = tokenizer.encode_batch([document.text for document in documents])
     return [[begin, *encoding.ids, end] for encoding in encoded]
 
 
 def encode_conversations(documents: Sequence[Document], tokenizer: Tokenizer) -> list[TokenIds]:
     """Token ids of every conversation that the documents give; each starts with a begin token."""
-    chats = chain.from_iterable(conversations(document) for document in documents)
-    encoded = tokenizer.encode_batch([render(chat) for chat in chats])
-    return [[tokenizer.token_to_id(BEGIN), *encoding.ids] for encoding in encoded]
+    chats = [render(chat) for document in documents for chat in conversations(document)]
+    chats += [render_tool_call(called) for document in documents for called in tool_calls(document)]
+    begin = token_id(tokenizer, BEGIN)
+    return [[begin, *encoding.ids] for encoding in tokenizer.encode_batch(chats)]
 
 
 def batches(examples: Sequence[TokenIds], batch: int, window: int, seed: int) -> Iterator[Tensor]:

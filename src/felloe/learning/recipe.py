@@ -1,9 +1,9 @@
 """The recipe: everything that decides what a trained model is, in one validated TOML file."""
 
 import tomllib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 QUANTIZATIONS = ("f16", "q8_0")
 _Q8_BLOCK = 32
@@ -119,14 +119,13 @@ def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
     table = tables[name]
     if not isinstance(table, dict):
         raise RecipeError(f"{name} must be a table: write [{name}]")
-    return table
+    return cast("dict[str, Any]", table)
 
 
 def _section(kind: type[_Section], tables: dict[str, Any], name: str) -> _Section:
     table = _table(tables, name)
     declared = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
-    required = {field.name for field in fields(kind) if field.default is MISSING}  # type: ignore[arg-type]
-    _refuse_wrong_keys(f"[{name}]", set(table), required)
+    _refuse_wrong_keys(f"[{name}]", set(table), set(declared))
     return kind(**{key: _READERS[declared[key]](f"[{name}] {key}", value) for key, value in table.items()})
 
 
@@ -160,7 +159,7 @@ def _number(place: str, value: object) -> float:
 def _texts(place: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise RecipeError(f"{place} must be a list of texts, not {value!r}")
-    return tuple(_text(place, item) for item in value)
+    return tuple(_text(place, item) for item in cast("list[object]", value))
 
 
 _READERS: dict[Any, Any] = {str: _text, int: _count, float: _number, tuple[str, ...]: _texts}

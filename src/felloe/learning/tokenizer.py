@@ -53,3 +53,11 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     # Releases of `tokenizers` write a merge as one text or as a pair.
     merges = (merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
     return Vocabulary(tuple(tokens), tuple(merges))
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a special token; raises KeyError if this tokenizer was trained without it."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise KeyError(token)
+    return found

@@ -1,8 +1,4 @@
-"""The training loop: Muon for the matrices of the layers, AdamW for the embedding and the norms.
-
-Source: Jordan et al. 2024 for Muon; Liu et al. 2025, "Muon is Scalable for LLM Training", for the factor
-that lets both optimizers share one learning rate.
-"""
+"""The training loop, in float32: Muon for the matrices of the layers, AdamW for the embedding and the norms."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from felloe.learning.examples import TokenIds, batches
+from felloe.learning.muon import Muon
 from felloe.learning.network import Network
 from felloe.learning.progress import Progress
 from felloe.learning.recipe import NetworkShape, TrainingPlan
@@ -65,24 +62,15 @@ def _optimizers(network: Network, plan: TrainingPlan) -> tuple[Optimizer, Optimi
     matrices = [parameter for parameter in network.layers.parameters() if parameter.dim() == 2]
     chosen = {id(parameter) for parameter in matrices}
     others = [parameter for parameter in network.parameters() if id(parameter) not in chosen]
-    # `match_rms_adamw` scales Muon's step to the size of AdamW's.
-    muon = Muon(
-        matrices,
-        lr=plan.peak_rate,
-        weight_decay=plan.weight_decay,
-        momentum=_MUON_MOMENTUM,
-        adjust_lr_fn="match_rms_adamw",
-    )
+    muon = Muon(matrices, plan.peak_rate, _MUON_MOMENTUM, plan.weight_decay)
     return muon, AdamW(others, lr=plan.peak_rate, weight_decay=0.0, betas=_ADAM_BETAS)
 
 
 def _update(network: Network, optimizers: Sequence[Optimizer], windows: Tensor, rate: float, clip: float) -> Tensor:
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = network.loss(windows)
+        optimizer.param_groups[0]["lr"] = rate
+    loss = network.loss(windows)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
     for optimizer in optimizers:
