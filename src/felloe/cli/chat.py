@@ -75,8 +75,9 @@ def _answer(base_url: str, body: dict[str, Any]) -> Iterator[str]:
 def _text_of(event: dict[str, Any]) -> str:
     if "error" in event:
         raise _error_of(event)
-    choices = event.get("choices") or [{}]
-    return choices[0].get("delta", {}).get("content") or ""
+    choices: list[dict[str, Any]] = event.get("choices") or [{}]
+    delta: dict[str, Any] = choices[0].get("delta", {})
+    return str(delta.get("content") or "")
 
 
 def _error_of(body: dict[str, Any]) -> FelloeError:

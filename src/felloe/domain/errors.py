@@ -38,6 +38,8 @@ CATALOGUE: dict[str, ErrorSpec] = {
     "unsupported_parameter": ErrorSpec(400, Fault.CALLER, _BAD, "Remove the parameter; it is not supported here."),
     "unsupported_media_type": ErrorSpec(415, Fault.CALLER, _BAD, "Send application/json without content encoding."),
     "body_too_large": ErrorSpec(413, Fault.CALLER, _BAD, "Send a smaller body."),
+    "headers_too_large": ErrorSpec(431, Fault.CALLER, _BAD, "Send smaller headers."),
+    "invalid_http": ErrorSpec(400, Fault.CALLER, _BAD, "Send well-formed HTTP/1.1."),
     "request_timeout": ErrorSpec(408, Fault.CALLER, _BAD, "Send the whole request without long pauses."),
     "context_length_exceeded": ErrorSpec(400, Fault.CALLER, _BAD, "Shorten the prompt or lower max_tokens."),
     "unsupported_capability": ErrorSpec(400, Fault.CALLER, _BAD, "Choose a model that offers this."),
@@ -52,9 +54,11 @@ CATALOGUE: dict[str, ErrorSpec] = {
     "draining": ErrorSpec(503, Fault.NODE, "overloaded_error", "Ask another node; this one is stopping."),
     "engine_failed": ErrorSpec(500, Fault.NODE, "server_error", "Look at `felloe doctor` and the engine's log."),
     "engine_start_failed": ErrorSpec(500, Fault.NODE, "server_error", "Look at the engine's log; check the memory."),
+    "already_loaded": ErrorSpec(409, Fault.CALLER, _BAD, "Unload it first, or choose another name."),
     "bad_model_file": ErrorSpec(400, Fault.NODE, _BAD, "Fetch the file again; it is damaged or is not GGUF."),
     "disk_full": ErrorSpec(507, Fault.NODE, "server_error", "Free some disk space, then try again."),
     "port_taken": ErrorSpec(500, Fault.NODE, "server_error", "Stop the other program or choose another port."),
+    "broker_failed": ErrorSpec(500, Fault.NODE, "server_error", "Look at the message server's log; check the disk."),
     "home_in_use": ErrorSpec(
         500, Fault.NODE, "server_error", "Stop the other `felloe`, or choose another FELLOE_HOME."
     ),

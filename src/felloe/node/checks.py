@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from felloe.domain.errors import FelloeError
-from felloe.mesh.nats_server import find_nats_server
+from felloe.mesh.nats_server import find_binary
 from felloe.node.config import NodeConfig, load_config
 from felloe.node.home import Home
 
@@ -44,7 +44,7 @@ def run_checks(home: Home, *, running: bool) -> Iterator[Finding]:
     yield _checked("clock", _clock)
     yield _checked("disk", lambda: _disk(home))
     yield _checked("ports", lambda: _ports(config, running))
-    yield _checked("nats-server", lambda: Finding("nats-server", "ok", str(find_nats_server())))
+    yield _checked("nats-server", lambda: Finding("nats-server", "ok", str(find_binary())))
     yield _checked("engine", _engine)
 
 

@@ -1,0 +1,209 @@
+"""Streams that outlive their replica: SIGKILL the spoke that answers, again and again, under greedy streams.
+
+`python benchmarks/resume.py [--kills N] [--streams N] [--json FILE]`. A hub, two spokes with the tiny model, and a node
+without any, which is asked. Every answer is compared with the same answer of an undisturbed run.
+"""
+
+import argparse
+import http.client
+import json
+import math
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import machine
+from native import wait_until
+from nodes import TINY_MODEL, Network, Node
+
+MODEL = "tiny"
+TOPICS = (
+    "a stack", "a queue", "a linked list", "a binary tree", "a heap", "a graph search", "a cache", "a lock",
+    "a socket server", "a URL parser", "a JSON reader", "a CSV writer", "a logger", "a test case", "a decorator",
+    "a context manager", "an iterator", "a thread pool", "a date parser", "a temporary file", "a zip archive",
+    "a mail message", "a text wrapper", "a regular expression", "a priority queue", "a random walk", "a matrix",
+    "a configuration file", "a command line", "a subprocess",
+)  # fmt: skip
+TOKENS = 400
+SHORTEST = 100
+
+
+@dataclass
+class Stream:
+    """One answer as a client sees it; `times` are the arrivals of its pieces."""
+
+    topic: str
+    text: str = ""
+    times: list[float] = field(default_factory=list)
+    finished: bool = False
+    failure: str = ""
+
+    def gap_at(self, moment: float) -> float | None:
+        """The silence around `moment` in seconds, None when the stream did not run then."""
+        after = next((time for time in self.times if time > moment), None)
+        if after is None or self.times[0] > moment:
+            return None
+        return after - max(time for time in self.times if time <= moment)
+
+
+def ask(node: Node, headers: dict[str, str], topic: str) -> Stream:
+    """Stream one greedy answer to its end."""
+    stream = Stream(topic)
+    connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=60)
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": f"Write {topic} in Python."}],
+        "max_tokens": TOKENS,
+        "temperature": 0,
+        "stream": True,
+    }
+    try:
+        connection.request(
+            "POST", "/v1/chat/completions", json.dumps(body), {**headers, "Content-Type": "application/json"}
+        )
+        _read(connection.getresponse(), stream)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        stream.failure = f"{type(error).__name__}: {error}"
+    finally:
+        connection.close()
+    return stream
+
+
+def _read(response: http.client.HTTPResponse, stream: Stream) -> None:
+    if response.status != 200:
+        stream.failure = response.read(2000).decode(errors="replace")
+        return
+    finish_reason = None
+    for line in response:
+        if not line.startswith(b"data: "):
+            continue
+        if line.startswith(b"data: [DONE]"):
+            stream.finished = finish_reason is not None
+            return
+        event = json.loads(line[6:])
+        if "error" in event:
+            stream.failure = json.dumps(event["error"])
+            return
+        for choice in event["choices"]:
+            stream.text += choice["delta"].get("content") or ""
+            finish_reason = choice["finish_reason"] or finish_reason
+        stream.times.append(time.monotonic())
+
+
+class Clients:
+    """Threads that ask one question after the other until they are told to stop."""
+
+    def __init__(self, node: Node, headers: dict[str, str], topics: list[str], count: int) -> None:
+        self._node, self._headers, self._topics = node, headers, topics
+        self._stopping = threading.Event()
+        self.done: list[Stream] = []
+        self.running = 0
+        self._threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(count)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Let every stream come to its end."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, number: int) -> None:
+        while not self._stopping.is_set():
+            stream = ask(self._node, self._headers, self._topics[number % len(self._topics)])
+            number += 1
+            self.done.append(stream)
+            if stream.failure:
+                time.sleep(0.2)  # a node that refuses is not to be asked in a tight loop
+
+
+def quantile(values: list[float], part: float) -> float:
+    return sorted(values)[min(len(values) - 1, math.ceil(part * len(values)) - 1)] if values else math.nan
+
+
+def references(node: Node, headers: dict[str, str]) -> dict[str, str]:
+    """The undisturbed answers, of the topics that the model has enough to say about."""
+    answers = {topic: ask(node, headers, topic) for topic in TOPICS}
+    broken = [answer.failure or "no end" for answer in answers.values() if not answer.finished]
+    if broken:
+        raise RuntimeError(f"an undisturbed answer failed: {broken[0]}")
+    return {topic: answer.text for topic, answer in answers.items() if len(answer.times) >= SHORTEST}
+
+
+def kill_again_and_again(network: Network, asker: Node, spokes: list[Node], kills: int) -> list[float]:
+    """Kill the spokes in turns, each once both serve again; returns the moments."""
+    moments: list[float] = []
+    names = {spoke.name for spoke in spokes}
+    for number in range(kills):
+        wait_until("both spokes", lambda: network.ready_replicas(asker, MODEL) == names, seconds=120)
+        time.sleep(0.5)  # new streams spread over both before one of them goes
+        victim = spokes[number % len(spokes)]
+        moments.append(time.monotonic())
+        victim.kill()
+        network.restart(victim)
+        print(f"kill {number + 1} of {kills}: {victim.name}", file=sys.stderr, flush=True)
+    wait_until("both spokes", lambda: network.ready_replicas(asker, MODEL) == names, seconds=120)
+    return moments
+
+
+def summarise(streams: list[Stream], expected: dict[str, str], moments: list[float]) -> dict[str, Any]:
+    """Counts and gaps in milliseconds. `worst` has one gap for each kill: that of the stream that waited longest."""
+    lost = [stream for stream in streams if not stream.finished]
+    wrong = [stream for stream in streams if stream.finished and stream.text != expected[stream.topic]]
+    at_kill = [[gap for stream in streams if (gap := stream.gap_at(moment)) is not None] for moment in moments]
+    every = [gap * 1e3 for gaps in at_kill for gap in gaps]
+    worst = [max(gaps) * 1e3 for gaps in at_kill if gaps]
+    return {
+        "kills": len(moments),
+        "streams": len(streams),
+        "streams under a kill": len(every),
+        "lost": len(lost),
+        "wrong": len(wrong),
+        "gap p50 / p99 of the streams under a kill, ms": f"{quantile(every, 0.5):.0f} / {quantile(every, 0.99):.0f}",
+        "gap p50 / p99 of each kill's worst stream, ms": f"{quantile(worst, 0.5):.0f} / {quantile(worst, 0.99):.0f}",
+        "longest gap, ms": f"{max(worst, default=math.nan):.0f}",
+        "failures": sorted({stream.failure for stream in lost})[:5],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--streams", type=int, default=20)
+    parser.add_argument("--model", type=Path, default=TINY_MODEL)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the summary here")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="felloe-bench-") as folder, Network(Path(folder)) as network:
+        network.hub()
+        engine = {"context": 1024, "slots": options.streams}
+        spokes = [network.spoke(name, engine=engine) for name in ("spoke-a", "spoke-b")]
+        for spoke in spokes:
+            spoke.command("pull", str(options.model), "--name", MODEL)
+            spoke.command("load", MODEL)
+        asker = network.spoke("asker")
+        network.wait_for_model(asker, MODEL)
+        expected = references(asker, network.headers)
+        clients = Clients(asker, network.headers, list(expected), options.streams)
+        clients.start()
+        moments = kill_again_and_again(network, asker, spokes, options.kills)
+        clients.stop()
+    summary = summarise(clients.done, expected, moments)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine.describe(), **summary}))
+    print(f"{machine.describe()}\n")
+    print(f"**{options.kills} SIGKILLs under {options.streams} concurrent streams of up to {TOKENS} tokens**\n")
+    print("| | |\n|---|---|")
+    for name, value in summary.items():
+        print(f"| {name} | {value or 'none'} |" if name == "failures" else f"| {name} | {value} |")
+    if summary["lost"] or summary["wrong"]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

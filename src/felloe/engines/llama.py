@@ -1,0 +1,207 @@
+"""The llama.cpp engine: plain answers token by token with their ids, the rest by way of `llama_structured`.
+
+A plain chat is rendered by the engine's template and sent as a completion, because only completions tell token ids;
+with them an answer goes on elsewhere exactly where it broke (`TokenResume`).
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+
+from felloe.domain.errors import FelloeError
+from felloe.domain.requests import Done, InferenceRequest, Part, Piece, TokenResume, Usage
+from felloe.engines import llama_api
+from felloe.engines.http_client import Exchange, HttpClient, HttpError
+from felloe.engines.llama_api import Properties
+from felloe.engines.llama_embedding import embed
+from felloe.engines.llama_request import Body, ChatBody, native_body, read_chat, read_completion
+from felloe.engines.llama_structured import needs_structure, structured_answer
+from felloe.engines.logprobs import chat_logprobs, completion_logprobs
+from felloe.engines.rendering import frames_for
+from felloe.engines.sse import EventSplitter, EventTooLarge
+from felloe.engines.token_ledger import Chunk, Release, TokenLedger, fill_unknown
+
+_STREAM_LIMIT = 1024 * 1024 * 1024
+_TOKENIZE_SECONDS = 5.0
+
+
+class _Timings(msgspec.Struct):
+    cache_n: int = 0
+
+
+class _LastChunk(msgspec.Struct):
+    timings: _Timings = msgspec.field(default_factory=_Timings)
+
+
+_decode_chunk = msgspec.json.Decoder(Chunk).decode
+
+
+async def llama_answer(
+    client: HttpClient, properties: Properties, request: InferenceRequest, seconds: float
+) -> AsyncGenerator[Part, None]:
+    """Answer one request on a ready engine within `seconds`; raises `FelloeError`."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    try:
+        if request.kind == "embedding":
+            answer = embed(client, request, seconds)
+        else:
+            body = read_chat(request.body) if request.kind == "chat" else read_completion(request.body)
+            _check_limit(body, properties)
+            if isinstance(body, ChatBody) and needs_structure(body, properties):
+                answer = structured_answer(client, properties, request, body, seconds)
+            else:
+                answer = _PlainAnswer(client, properties, request, body, deadline).parts()
+        async with aclosing(answer):
+            async for part in answer:
+                yield part
+    except HttpError as error:
+        raise llama_api.lost_or_late(error) from error
+    except EventTooLarge as error:
+        raise FelloeError("engine_failed", "the engine sent an event that is too large") from error
+    except msgspec.DecodeError as error:
+        raise FelloeError("engine_failed", "the engine sent an event that cannot be read") from error
+
+
+def _check_limit(body: Body, properties: Properties) -> None:
+    context = properties.default_generation_settings.n_ctx
+    if body.limit is not None and body.limit > context:
+        param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+        detail = f"{body.limit} tokens are asked for; the model holds {context} here, prompt included"
+        raise FelloeError("context_length_exceeded", detail, param=param)
+
+
+class _PlainAnswer:
+    """One choice by way of /completion."""
+
+    def __init__(
+        self, client: HttpClient, properties: Properties, request: InferenceRequest, body: Body, deadline: float
+    ) -> None:
+        self._client = client
+        self._context = properties.default_generation_settings.n_ctx
+        self._request = request
+        self._body = body
+        self._deadline = deadline
+        self._param = "messages" if isinstance(body, ChatBody) else "prompt"
+        self._done_ids = request.resume.ids if isinstance(request.resume, TokenResume) else ()
+        self._frames = frames_for(request)
+        self._ledger = TokenLedger(len(self._done_ids))
+        self._ids_known = True
+        self._role_due = isinstance(body, ChatBody) and not self._done_ids
+        self._text_length = 0
+        self._wants_logprobs = bool(body.logprobs) if isinstance(body, ChatBody) else body.logprobs is not None
+
+    def _seconds_left(self) -> float:
+        return max(0.001, self._deadline - asyncio.get_running_loop().time())
+
+    async def parts(self) -> AsyncGenerator[Part, None]:
+        prompt = await self._prompt()
+        if self._done_ids:
+            prompt = await self._continued(prompt)
+            limit = self._body.limit
+            if len(prompt) >= self._context or (limit is not None and len(self._done_ids) >= limit):
+                # The broken answer had come to its end; only that could not be said any more.
+                for part in self._ending("length", len(prompt), 0, 0):
+                    yield part
+                return
+        body = msgspec.json.encode(native_body(self._body, self._request, prompt))
+        # The engine drops a second request on a connection that carried a stream, so it is not used again.
+        with await self._client.request(
+            "POST",
+            "/completion",
+            body,
+            header_seconds=self._seconds_left(),
+            body_limit=_STREAM_LIMIT,
+            reuse=False,
+        ) as exchange:
+            exchange.expire_in(self._seconds_left())
+            await llama_api.raise_for_status(exchange, self._param)
+            async with aclosing(self._stream(exchange)) as stream:
+                async for part in stream:
+                    yield part
+
+    async def _prompt(self) -> str | list[int]:
+        body = self._body
+        if not isinstance(body, ChatBody):
+            return body.prompt
+        fields = {"messages": body.messages}
+        for name in ("tools", "chat_template_kwargs", "reasoning_effort"):
+            if (value := getattr(body, name)) is not None:
+                fields[name] = value
+        try:
+            return await llama_api.apply_template(self._client, fields, self._seconds_left())
+        except FelloeError as error:
+            raise FelloeError(error.code, error.detail, param="messages") from error
+
+    async def _continued(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, str):
+            prompt = await llama_api.tokenize(self._client, prompt, as_prompt=True, seconds=self._seconds_left())
+        if len(prompt) >= self._context:
+            detail = f"the prompt has {len(prompt)} tokens; the model holds {self._context} here"
+            raise FelloeError("context_length_exceeded", detail, param=self._param)
+        if self._wants_logprobs and not isinstance(self._body, ChatBody):
+            self._text_length = len(await llama_api.detokenize(self._client, self._done_ids, self._seconds_left()))
+        return [*prompt, *self._done_ids]
+
+    async def _stream(self, exchange: Exchange) -> AsyncGenerator[Part, None]:
+        splitter = EventSplitter()
+        ledger = self._ledger
+        while data := await exchange.read():
+            frames: list[bytes] = []
+            ids: list[int] = []
+            for event in splitter.feed(data):
+                chunk = _decode_chunk(event)
+                if chunk.tokens_predicted == 0 and not chunk.stop:
+                    raise FelloeError("engine_failed", "the engine broke the answer off with an error")
+                release = ledger.add(chunk)
+                if release is not None:
+                    frames.append(self._render(release))
+                    ids.extend(await self._known(release))
+                if chunk.stop:
+                    cached = msgspec.json.decode(event, type=_LastChunk).timings.cache_n
+                    reason = "length" if chunk.stop_type == "limit" else "stop"
+                    last, done = self._ending(reason, chunk.tokens_evaluated, chunk.tokens_predicted, cached)
+                    yield Piece(last.number, (*ids, *last.ids), b"".join(frames) + last.frames)
+                    yield done
+                    return
+            if frames:
+                yield Piece(ledger.number, tuple(ids) if self._ids_known else (), b"".join(frames))
+        raise HttpError("broken", "the stream ended without an end")
+
+    async def _known(self, release: Release) -> tuple[int, ...]:
+        """The ids of a release; empty from the moment on when one cannot be found."""
+        if not self._ids_known:
+            return ()
+        if None not in release.ids:
+            return tuple(each for each in release.ids if each is not None)
+        candidate = await llama_api.tokenize(
+            self._client, release.text, as_prompt=False, seconds=min(_TOKENIZE_SECONDS, self._seconds_left())
+        )
+        found = fill_unknown(release.ids, candidate)
+        self._ids_known = found is not None
+        return found or ()
+
+    def _render(self, release: Release) -> bytes:
+        role = self._frames.role() if self._role_due else b""
+        self._role_due = False
+        if not self._wants_logprobs:
+            return role + self._frames.text(release.text)
+        if isinstance(self._body, ChatBody):
+            logprobs = chat_logprobs(release.probabilities, self._body.top_logprobs or 0)
+        else:
+            logprobs = completion_logprobs(release.probabilities, self._body.logprobs or 0, self._text_length)
+        self._text_length += len(release.text)
+        return role + self._frames.text_with_logprobs(release.text, logprobs)
+
+    def _ending(self, reason: str, evaluated: int, predicted: int, cached: int) -> tuple[Piece, Done]:
+        """The last piece, with what was still held back and the finish frame, and the accounts."""
+        done = len(self._done_ids)
+        rest = self._ledger.finish()
+        frames = self._render(rest) if rest is not None else b""
+        if self._role_due:
+            frames = self._frames.role()
+        prompt = evaluated - done
+        usage = Usage(prompt=prompt, completion=done + predicted, cached=min(cached, prompt))
+        ids = tuple(each for each in rest.ids if each is not None) if rest is not None and self._ids_known else ()
+        return Piece(done + predicted, ids, frames + self._frames.finish(reason)), Done(usage, reason)

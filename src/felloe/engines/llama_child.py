@@ -1,0 +1,120 @@
+"""One model in one process: `python -m felloe.engines.llama_child`.
+
+Reads one line of JSON (`ChildOptions`) on standard input, starts llama.cpp's HTTP server, prints one line of JSON
+(`ChildReply`), and exits when standard input ends, which it does when the parent ends, however that happens.
+Options come by standard input because arguments are visible to every user of the machine.
+"""
+
+import importlib
+import mmap
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from felloe.engines.options import ChildOptions, ChildReply
+
+_ERRORS_ONLY = 1
+_PROMPT_CACHE_MIB = 256
+_BATCH_TOKENS = 512
+_EMBEDDING_TOKENS = 2048
+_METADATA_LIMIT = 16 * 1024 * 1024
+_UINT32 = 4
+
+xllamacpp: Any = importlib.import_module("xllamacpp")  # carries no types
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def main() -> None:
+    os.umask(0o077)
+    options = msgspec.json.decode(_read_line(), type=ChildOptions)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    # C++ writes to descriptor 1 in some error cases; only the reply may go there.
+    reply_descriptor = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        server = xllamacpp.Server(_parameters(options))
+    except Exception as error:
+        _reply(reply_descriptor, ChildReply(error=f"{type(error).__name__}: {error}"))
+        os._exit(3)
+    _reply(reply_descriptor, ChildReply(address=server.listening_address))
+    threading.Event().wait()
+
+
+def _reply(descriptor: int, reply: ChildReply) -> None:
+    os.write(descriptor, msgspec.json.encode(reply) + b"\n")
+
+
+def _read_line() -> bytes:
+    # Unbuffered, so that the watching thread holds no lock of a stream object while this process ends.
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 1)
+        if not piece:
+            break
+        line += piece
+    return line
+
+
+def _exit_with_parent() -> None:
+    while os.read(0, 4096):
+        pass
+    # Not sys.exit: deleting a busy server can hang.
+    os._exit(0)
+
+
+def _parameters(options: ChildOptions) -> Any:
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = options.model
+    parameters.model_alias = {options.alias}
+    parameters.n_ctx = options.context
+    parameters.n_parallel = options.slots
+    # Small batches: a cancelled prompt is given up and a health probe answered between two of them.
+    batch = min(_EMBEDDING_TOKENS, options.context // options.slots) if options.embedding else _BATCH_TOKENS
+    parameters.n_batch = parameters.n_ubatch = max(batch, _BATCH_TOKENS)
+    parameters.n_gpu_layers = options.gpu_layers
+    parameters.fit_params = options.gpu_layers < 0
+    threads = max(1, min(options.threads or usable_cores(), usable_cores()))
+    parameters.cpuparams.n_threads = threads
+    parameters.cpuparams_batch.n_threads = threads
+    # Every open stream holds one HTTP thread; the rest is for tokenizing, templates and probes.
+    parameters.n_threads_http = options.slots * 2 + 6
+    kv_type = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_type.upper()}")
+    parameters.cache_type_k = parameters.cache_type_v = kv_type
+    parameters.cache_ram_mib = _PROMPT_CACHE_MIB
+    parameters.ctx_shift = False
+    if options.embedding:
+        parameters.embedding = True
+        if not _has_pooling(Path(options.model)):
+            parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    parameters.hostnames = [options.socket or "127.0.0.1"]
+    parameters.port = 0
+    parameters.api_keys = [options.api_key] if options.api_key else []
+    parameters.verbosity = _ERRORS_ONLY
+    parameters.ui = False
+    parameters.cors_origins = "http://localhost.invalid"
+    parameters.endpoint_slots = False  # it would show prompts
+    parameters.endpoint_metrics = True  # answered by the loop that also decodes, so it tells whether that loop lives
+    return parameters
+
+
+def _has_pooling(model: Path) -> bool:
+    """Whether the file names how to pool embeddings; looks for `<architecture>.pooling_type` in its metadata."""
+    with model.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        name = b".pooling_type"
+        at = data.find(name, 0, min(len(data), _METADATA_LIMIT))
+        value_at = at + len(name)
+        if at < 0 or int.from_bytes(data[value_at : value_at + 4], "little") != _UINT32:
+            return False
+        return int.from_bytes(data[value_at + 4 : value_at + 8], "little") != 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What an owner may choose for an engine, and the upstream servers that an owner may name."""
+
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+KvType = Literal["f16", "q8_0", "q4_0"]
+
+DEFAULT_CONTEXT_LIMIT = 8192
+"""Tokens of one slot when the owner names no context; many models are made for more than a machine can hold."""
+
+
+class EngineOptions(Struct, frozen=True, kw_only=True):
+    """How to load a model file.
+
+    `context` is what ONE slot holds, in tokens; 0 means the model's own, at most 8,192. `slots` requests are answered
+    at once. `threads` 0 means every core that this process may use. `gpu_layers` -1 means as many as fit.
+    `embedding` makes the engine answer embeddings too, beside chat and completions.
+    """
+
+    context: int = 0
+    slots: int = 2
+    threads: int = 0
+    gpu_layers: int = -1
+    kv_type: KvType = "f16"
+    embedding: bool = False
+
+
+class Upstream(Struct, frozen=True, kw_only=True):
+    """A server that speaks the OpenAI API, named by the node's owner; never taken from a request.
+
+    `base_url` includes the version part, for example `http://127.0.0.1:11434/v1`. The API key comes from the
+    environment variable `key_variable` or from the file `key_file` (mode 0600). An empty `models` serves all that
+    the server lists. `slots` bounds how many requests are sent to it at once, for each model.
+    """
+
+    name: str
+    base_url: str
+    key_variable: str = ""
+    key_file: Path | None = None
+    models: tuple[str, ...] = ()
+    slots: int = 4
+    refresh_seconds: float = 30.0
+    silence_seconds: float = 300.0
+
+
+class ChildOptions(Struct, frozen=True, kw_only=True):
+    """The one line of JSON that an engine child reads on its standard input.
+
+    `context` is the total of all slots; `alias` is the name that the child itself shows for the model. With a `socket` path the child listens there, else on a free port of
+    127.0.0.1, where `api_key` guards it.
+    """
+
+    model: str
+    context: int
+    slots: int
+    threads: int
+    gpu_layers: int
+    kv_type: KvType
+    embedding: bool
+    alias: str = "model"
+    socket: str = ""
+    api_key: str = ""
+
+
+class ChildReply(Struct, frozen=True, kw_only=True):
+    """The one line of JSON that an engine child prints: where it listens, or that it could not start."""
+
+    address: str = ""
+    error: str = ""

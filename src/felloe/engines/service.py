@@ -1,0 +1,313 @@
+"""The engines of this node: loads models, attaches upstream servers, answers requests. The one owner of both."""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from felloe.domain.errors import FelloeError
+from felloe.domain.ids import ModelName, is_model_name
+from felloe.domain.models import Model
+from felloe.domain.requests import InferenceRequest, Part
+from felloe.domain.roster import Replica, ReplicaState
+from felloe.engines.llama_replica import LlamaReplica
+from felloe.engines.options import EngineOptions, Upstream
+from felloe.engines.rules import RestartPolicy
+from felloe.engines.upstream import ListedModel, UpstreamServer, as_model
+from felloe.host.files import make_private_directory
+
+_log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """One served model, whatever serves it."""
+
+    @property
+    def replica(self) -> Replica: ...
+
+    def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]: ...
+
+    async def stop(self) -> None: ...
+
+
+class _Served:
+    """An engine and what this node is doing with it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.active = 0
+        self.draining = False
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def begin(self) -> None:
+        self.active += 1
+        self.idle.clear()
+
+    def end(self) -> None:
+        self.active -= 1
+        if self.active == 0:
+            self.idle.set()
+
+    @property
+    def replica(self) -> Replica:
+        replica = self.engine.replica
+        return msgspec.structs.replace(replica, state="draining") if self.draining else replica
+
+
+class Engines:
+    """Implements `domain.ports.Replicas`. `clock` counts seconds and never goes back; `cores` 0 means all usable."""
+
+    def __init__(
+        self,
+        *,
+        state_folder: Path,
+        log_folder: Path,
+        clock: Callable[[], float],
+        cores: int = 0,
+        policy: RestartPolicy | None = None,
+    ) -> None:
+        self._state_folder = state_folder
+        self._log_folder = log_folder
+        self._clock = clock
+        self._cores = cores
+        self._policy = policy or RestartPolicy()
+        self._served: dict[ModelName, _Served] = {}
+        self._attached: dict[str, _Attached] = {}
+        self._callbacks: list[Callable[[], None]] = []
+        self._closed = False
+
+    # what is here
+
+    def replicas(self) -> tuple[Replica, ...]:
+        """What is loaded or attached here now, whatever its state."""
+        return tuple(served.replica for served in self._served.values())
+
+    def find(self, model: ModelName) -> Replica | None:
+        """The ready replica for `model`, if there is one."""
+        served = self._served.get(model)
+        if served is None or served.draining:
+            return None
+        replica = served.replica
+        return replica if replica.state == "ready" else None
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in the event loop whenever a replica comes, goes or changes its state."""
+        self._callbacks.append(callback)
+
+    def _changed(self) -> None:
+        for callback in self._callbacks:
+            callback()
+
+    # answering
+
+    async def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]:
+        """Yield pieces, then `Done`; raises `FelloeError`. Closing the generator ends the engine's work at once."""
+        served = self._served.get(request.model)
+        if served is None:
+            raise FelloeError("model_not_found", f"no engine here serves {request.model!r}", param="model")
+        if served.draining:
+            raise FelloeError("draining", f"{request.model!r} is being unloaded here", retry_after=1.0)
+        if request.kind not in served.replica.model.capabilities:
+            detail = f"{request.model!r} does not answer {request.kind} requests here"
+            raise FelloeError("unsupported_capability", detail, param="model")
+        served.begin()
+        try:
+            async with contextlib.aclosing(served.engine.answer(request)) as parts:
+                async for part in parts:
+                    yield part
+        finally:
+            served.end()
+
+    # model files
+
+    async def load(self, model: Model, path: Path, options: EngineOptions) -> Replica:
+        """Start an engine for the file at `path` and wait until it is ready.
+
+        Raises `already_loaded`, `bad_model_file` or `engine_start_failed`; nothing is left behind then.
+        """
+        self._check_free(model.name)
+        folder = make_private_directory(self._state_folder / "engines")
+        make_private_directory(self._log_folder)
+        label = hashlib.sha256(model.name.encode()).hexdigest()[:12]
+        engine = LlamaReplica(
+            model,
+            path,
+            msgspec.structs.replace(options, threads=options.threads or self._cores),
+            socket_path=folder / f"{label}.sock",
+            log_path=self._log_folder / f"engine-{_file_label(model.name)}-{label[:6]}.log",
+            clock=self._clock,
+            policy=self._policy,
+            on_change=self._changed,
+        )
+        self._served[model.name] = _Served(engine)
+        try:
+            await engine.start()
+        except BaseException:
+            del self._served[model.name]
+            self._changed()
+            raise
+        return engine.replica
+
+    def _check_free(self, name: ModelName) -> None:
+        if self._closed:
+            raise FelloeError("draining", "the engines are closed")
+        if not is_model_name(name):
+            raise FelloeError("invalid_value", "this cannot be a model's name", param="model")
+        if name in self._served:
+            raise FelloeError("already_loaded", f"{name!r} is served here already", param="model")
+
+    async def unload(self, name: ModelName, drain_seconds: float) -> None:
+        """Take no new request, let those under way finish for `drain_seconds`, then end the engine.
+
+        What is still being answered then fails with `replica_lost`, so that it can go on elsewhere.
+        """
+        served = self._served.get(name)
+        if served is None or not isinstance(served.engine, LlamaReplica):
+            raise FelloeError("model_not_found", f"no model file is loaded as {name!r}", param="model")
+        served.draining = True
+        self._changed()
+        await _drain(served, drain_seconds)
+        await served.engine.stop()
+        if self._served.get(name) is served:
+            del self._served[name]
+        self._changed()
+
+    # upstream servers
+
+    async def attach(self, upstream: Upstream) -> tuple[Replica, ...]:
+        """Serve an upstream's models from now on; they come and go as its list does.
+
+        Raises `bad_config` or `already_loaded`. A server that does not answer now is asked again and again.
+        """
+        if self._closed:
+            raise FelloeError("draining", "the engines are closed")
+        if upstream.name in self._attached:
+            raise FelloeError("already_loaded", f"the upstream {upstream.name!r} is attached already", param="name")
+        attached = _Attached(upstream, self._served, self._changed)
+        self._attached[upstream.name] = attached
+        await attached.refresh()
+        attached.keep_refreshing()
+        return attached.replicas()
+
+    async def detach(self, name: str) -> None:
+        """Serve this upstream's models no more; answers under way fail with `replica_lost`."""
+        attached = self._attached.pop(name, None)
+        if attached is None:
+            raise FelloeError("not_found", f"no upstream is attached as {name!r}", param="name")
+        await attached.close()
+
+    async def close(self) -> None:
+        """End every engine and forget every upstream, at once."""
+        self._closed = True
+        for name in list(self._attached):
+            await self.detach(name)
+        loaded = list(self._served.values())
+        for served in loaded:
+            served.draining = True
+        await asyncio.gather(*(served.engine.stop() for served in loaded))
+        self._served.clear()
+        self._changed()
+
+
+async def _drain(served: _Served, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await served.idle.wait()
+
+
+def _file_label(name: str) -> str:
+    return "".join(character if character.isalnum() or character in "._-" else "-" for character in name)[:60]
+
+
+class _UpstreamModel:
+    """One model of an upstream server."""
+
+    def __init__(self, server: UpstreamServer, upstream: Upstream, listed: ListedModel) -> None:
+        self._server = server
+        self._upstream = upstream
+        self._model = as_model(listed)
+        self.state: ReplicaState = "ready"
+
+    @property
+    def replica(self) -> Replica:
+        return Replica(
+            model=self._model,
+            engine=f"upstream:{self._upstream.name}",
+            state=self.state,
+            slots=self._upstream.slots,
+            context=self._model.context,
+        )
+
+    def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]:
+        return self._server.answer(request)
+
+    async def stop(self) -> None:
+        """The server is not ours to stop."""
+
+
+class _Attached:
+    """One upstream server: keeps what it lists among the served models."""
+
+    def __init__(self, upstream: Upstream, served: dict[ModelName, _Served], changed: Callable[[], None]) -> None:
+        self._upstream = upstream
+        self._server = UpstreamServer(upstream)
+        self._served = served
+        self._changed = changed
+        self._mine: dict[ModelName, _UpstreamModel] = {}
+        self._refresher: asyncio.Task[None] | None = None
+
+    def replicas(self) -> tuple[Replica, ...]:
+        return tuple(each.replica for each in self._mine.values())
+
+    def keep_refreshing(self) -> None:
+        self._refresher = asyncio.create_task(self._refresh_forever(), name=f"upstream {self._upstream.name}")
+
+    async def _refresh_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._upstream.refresh_seconds)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        before = self.replicas()
+        try:
+            listed = await self._server.models()
+        except FelloeError as error:
+            if not before or any(each.state == "ready" for each in before):
+                _log.warning("%s", error.detail)
+            for model in self._mine.values():
+                model.state = "failed"
+        else:
+            self._take_over(listed)
+        if self.replicas() != before:
+            self._changed()
+
+    def _take_over(self, listed: list[ListedModel]) -> None:
+        wanted = {
+            ModelName(each.id): each for each in listed if not self._upstream.models or each.id in self._upstream.models
+        }
+        for name in [name for name in self._mine if name not in wanted]:
+            del self._mine[name], self._served[name]
+        for name, model in wanted.items():
+            if name in self._mine:
+                self._mine[name].state = "ready"
+            elif name in self._served:
+                _log.info("the upstream %s lists %s, which is served here already", self._upstream.name, name)
+            else:
+                self._mine[name] = _UpstreamModel(self._server, self._upstream, model)
+                self._served[name] = _Served(self._mine[name])
+
+    async def close(self) -> None:
+        if self._refresher is not None:
+            self._refresher.cancel()
+            await asyncio.wait([self._refresher])
+        for name in self._mine:
+            self._served.pop(name, None)
+        self._mine.clear()
+        await self._server.close()
+        self._changed()

@@ -1,0 +1,121 @@
+"""What each path does."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from felloe.domain.errors import FelloeError
+from felloe.domain.models import Model
+from felloe.domain.requests import Kind
+from felloe.gateway.config import NodeStatus
+from felloe.gateway.exchange import Exchange
+from felloe.gateway.inference import Inference
+from felloe.gateway.keys import Right
+from felloe.gateway.metrics import Metrics
+from felloe.gateway.openapi import describe
+
+EXCHANGE = "felloe.exchange"
+"""Where the front leaves the exchange in the ASGI scope."""
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+"""What needs neither key nor a local name: it tells nothing but up or down."""
+
+_INFERENCE: dict[str, Kind] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completion",
+    "/v1/embeddings": "embedding",
+}
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def needed_right(path: str) -> Right | None:
+    """The right that a key must have for a path; None where any valid key will do."""
+    return "inference" if path.startswith("/v1/") else None
+
+
+class Endpoints:
+    """The endpoints and what they read."""
+
+    def __init__(
+        self,
+        inference: Inference,
+        models: Callable[[], Sequence[Model]],
+        status: Callable[[], NodeStatus],
+        metrics: Metrics,
+    ) -> None:
+        self._inference = inference
+        self._models = models
+        self._status = status
+        self._metrics = metrics
+        self._description = msgspec.json.encode(describe())
+
+    def routes(self) -> list[BaseRoute]:
+        """Paths and methods, in the order of matching."""
+        return [
+            *(
+                Route(path, _InferenceEndpoint(self._inference, kind), methods=["POST"])
+                for path, kind in _INFERENCE.items()
+            ),
+            Route("/v1/models", self._list_models),
+            Route("/v1/models/{id:path}", self._show_model),
+            Route("/healthz", self._show_health),
+            Route("/readyz", self._show_readiness),
+            Route("/metrics", self._show_metrics),
+            Route("/openapi.json", self._show_description),
+        ]
+
+    async def _list_models(self, _: Request) -> Response:
+        return _json({"object": "list", "data": [_model_object(model) for model in self._models()]})
+
+    async def _show_model(self, request: Request) -> Response:
+        for model in self._models():
+            if model.name == request.path_params["id"]:
+                return _json(_model_object(model))
+        raise FelloeError("model_not_found", "no model has this name", param="model")
+
+    async def _show_health(self, _: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def _show_readiness(self, _: Request) -> Response:
+        status = self._status()
+        if status.ready:
+            return _json({"status": "ready"})
+        return _json({"status": "not ready", "reason": status.reason}, 503)
+
+    async def _show_metrics(self, _: Request) -> Response:
+        return Response(self._metrics.render(), media_type=_METRICS_TYPE)
+
+    async def _show_description(self, _: Request) -> Response:
+        return Response(self._description, media_type="application/json")
+
+
+class _InferenceEndpoint:
+    """A plain ASGI callable: no request or response object stands between the engine and the socket."""
+
+    def __init__(self, inference: Inference, kind: Kind) -> None:
+        self._inference = inference
+        self._kind: Kind = kind
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope[EXCHANGE]
+        await self._inference.serve(self._kind, exchange)
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
+
+
+def _model_object(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "felloe",
+        "context_window": model.context,
+        "capabilities": model.capabilities,
+    }

@@ -1,0 +1,278 @@
+"""The network's X.509 certificates: what they say, and the TLS contexts that trust them and nothing else.
+
+A root signs an issuing certificate, which signs short-lived node certificates. Every node certificate names the node
+and its role in URI names (`spiffe://<network>/node/<id>`, `spiffe://<network>/role/<role>`), and also in DNS names
+below `felloe.internal`, because those are what TLS clients check: a hub may be dialled at any address, and is still
+held to `hub.<network>.felloe.internal`, a name that only hubs are given.
+"""
+
+import datetime
+import hashlib
+import ipaddress
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from felloe.domain.errors import FelloeError
+from felloe.domain.ids import NetworkId, NodeId, id_from_public_key
+from felloe.domain.roster import Role
+
+_CLOCK_TOLERANCE = datetime.timedelta(minutes=10)
+_ROOT_DAYS = 20 * 365
+_ISSUER_DAYS = 5 * 365
+_LARGEST_PEM = 16384
+
+
+def hub_tls_name(network: NetworkId) -> str:
+    """The DNS name that TLS clients expect of a hub, whatever address they dial."""
+    return f"hub.{network}.felloe.internal"
+
+
+def node_tls_name(network: NetworkId, node: NodeId) -> str:
+    """The DNS name that TLS clients expect of one node."""
+    return f"{node}.{network}.felloe.internal"
+
+
+def node_uri(network: NetworkId, node: NodeId) -> str:
+    """The URI name of a node."""
+    return f"spiffe://{network}/node/{node}"
+
+
+def role_uri(network: NetworkId, role: Role) -> str:
+    """The URI name of a role."""
+    return f"spiffe://{network}/role/{role}"
+
+
+def pin(certificate: x509.Certificate) -> bytes:
+    """SHA-256 of the certificate's subject public key info: what a join token carries."""
+    key = certificate.public_key()
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+def pem(*certificates: x509.Certificate) -> str:
+    """The certificates in PEM, one after the other."""
+    return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in certificates)
+
+
+def make_root(key: Ed25519PrivateKey, now: float) -> x509.Certificate:
+    """The network's self-signed root."""
+    network = id_from_public_key(key.public_key().public_bytes_raw())
+    name = _name(f"Felloe network {network}")
+    return _authority(key, name, key.public_key(), name, now, days=_ROOT_DAYS, path_length=1)
+
+
+def make_issuer(
+    root_key: Ed25519PrivateKey, root: x509.Certificate, key: Ed25519PublicKey, now: float
+) -> x509.Certificate:
+    """A certificate that lets `key` issue node certificates, so that the root may go offline."""
+    name = _name(f"Felloe issuer {id_from_public_key(key.public_bytes_raw())}")
+    return _authority(root_key, root.subject, key, name, now, days=_ISSUER_DAYS, path_length=0)
+
+
+def _authority(
+    signer: Ed25519PrivateKey,
+    issuer: x509.Name,
+    key: Ed25519PublicKey,
+    subject: x509.Name,
+    now: float,
+    *,
+    days: int,
+    path_length: int,
+) -> x509.Certificate:
+    start = _time(now)
+    return (
+        _builder(signer, issuer, key, subject)
+        .not_valid_before(start - _CLOCK_TOLERANCE)
+        .not_valid_after(start + datetime.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_key_usage(authority=True), critical=True)
+        .sign(signer, None)
+    )
+
+
+def make_node_certificate(
+    issuer_key: Ed25519PrivateKey,
+    issuer: x509.Certificate,
+    key: Ed25519PublicKey,
+    *,
+    network: NetworkId,
+    role: Role,
+    now: float,
+    expires_at: float,
+    addresses: Sequence[str] = (),
+) -> x509.Certificate:
+    """A node's certificate; the key alone decides the node's id.
+
+    `addresses` are host names and IP addresses that a hub is also known by; they are left out for spokes, which
+    nobody dials by address.
+    """
+    node = NodeId(id_from_public_key(key.public_bytes_raw()))
+    names: list[x509.GeneralName] = [
+        x509.UniformResourceIdentifier(node_uri(network, node)),
+        x509.UniformResourceIdentifier(role_uri(network, role)),
+        x509.DNSName(node_tls_name(network, node)),
+    ]
+    usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    if role == "hub":
+        names += [x509.DNSName(hub_tls_name(network)), *map(_address_name, addresses)]
+        usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
+    return (
+        _builder(issuer_key, issuer.subject, key, _name(node))
+        .not_valid_before(_time(now) - _CLOCK_TOLERANCE)
+        .not_valid_after(_time(expires_at))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(authority=False), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        .sign(issuer_key, None)
+    )
+
+
+def _builder(
+    signer: Ed25519PrivateKey, issuer: x509.Name, key: Ed25519PublicKey, subject: x509.Name
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+    )
+
+
+def _key_usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _time(seconds: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
+
+
+def _address_name(address: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(address))
+    except ValueError:
+        pass
+    try:
+        return x509.DNSName(address.encode("idna").decode())
+    except ValueError as error:
+        raise FelloeError("bad_config", f"{address!r} is neither a host name nor an IP address") from error
+
+
+def make_request(key: Ed25519PrivateKey) -> str:
+    """A certificate request in PEM: it proves that whoever sends it holds `key`, and asks for no names."""
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, None)
+    return request.public_bytes(Encoding.PEM).decode()
+
+
+def key_of_request(request: str) -> Ed25519PublicKey:
+    """The key that a certificate request proves to hold; every name in it is ignored.
+
+    Raises `invalid_value` when it is no request, its key is not Ed25519, or the proof does not fit.
+    """
+    try:
+        if len(request) > _LARGEST_PEM:
+            raise ValueError("too long")
+        parsed = x509.load_pem_x509_csr(request.encode())
+        key = parsed.public_key()
+        proven = parsed.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise FelloeError("invalid_value", "the certificate request cannot be read", param="request") from error
+    if not isinstance(key, Ed25519PublicKey) or not proven:
+        raise FelloeError(
+            "invalid_value", "the certificate request does not prove that its Ed25519 key is held", param="request"
+        )
+    return key
+
+
+def read_chain(chain: str) -> list[x509.Certificate]:
+    """The certificates of a PEM text, at most four; raises `bad_state` when it is none."""
+    try:
+        if len(chain) > _LARGEST_PEM:
+            raise ValueError("too long")
+        certificates = x509.load_pem_x509_certificates(chain.encode())
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise FelloeError("bad_state", "a certificate cannot be read") from error
+    if len(certificates) > 4:
+        raise FelloeError("bad_state", "a certificate chain is too long")
+    return certificates
+
+
+def check_root(root: x509.Certificate, expected_pin: bytes) -> NetworkId:
+    """The network whose root this is; raises `wrong_network` when it is not the pinned one or is damaged."""
+    key = root.public_key()
+    if not isinstance(key, Ed25519PublicKey) or pin(root) != expected_pin:
+        raise FelloeError("wrong_network", "the hub's root certificate is not the one that the token names")
+    try:
+        root.verify_directly_issued_by(root)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise FelloeError("wrong_network", "the hub's root certificate is forged") from error
+    return NetworkId(id_from_public_key(key.public_bytes_raw()))
+
+
+def check_node_chain(chain: str, root: str, *, key: Ed25519PublicKey, role: Role, now: float) -> float:
+    """When a node's own new certificate expires (Unix seconds), after checking that it is what was asked for.
+
+    It must certify `key`, name its node and `role` in the root's network, and lead to the root through one issuer.
+    Raises `bad_state`. (The X.509 verifier of `cryptography` follows the web's rules, which know no Ed25519.)
+    """
+    (trusted,) = read_chain(root)
+    trusted_key = trusted.public_key()
+    certificates = read_chain(chain)
+    if len(certificates) != 2 or certificates[0].public_key() != key or not isinstance(trusted_key, Ed25519PublicKey):
+        raise FelloeError("bad_state", "the certificate is for another key")
+    leaf, issuer = certificates
+    try:
+        issuer.verify_directly_issued_by(trusted)
+        leaf.verify_directly_issued_by(issuer)
+        issues = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+        raise FelloeError("bad_state", "the certificate does not lead to the network's root") from error
+    if not issues or not all(one.not_valid_before_utc <= _time(now) < one.not_valid_after_utc for one in certificates):
+        raise FelloeError("bad_state", "the certificate is not valid now; check this machine's clock")
+    network = NetworkId(id_from_public_key(trusted_key.public_bytes_raw()))
+    node = NodeId(id_from_public_key(key.public_bytes_raw()))
+    expected = {node_uri(network, node), role_uri(network, role)}
+    if set(names.get_values_for_type(x509.UniformResourceIdentifier)) != expected:
+        raise FelloeError("bad_state", "the certificate names another node or role")
+    return leaf.not_valid_after_utc.timestamp()
+
+
+def client_context(root: str) -> ssl.SSLContext:
+    """TLS 1.3 that trusts this root alone. Pass `hub_tls_name(network)` as the server's name to insist on a hub."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.load_verify_locations(cadata=root)
+    return context
+
+
+def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """TLS 1.3 for a hub. Call `load_cert_chain` on it again after a renewal; new connections get the new one."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(certificate, key)
+    return context

@@ -1,0 +1,124 @@
+"""This node's credential: what it is, and the keeper that renews it before it runs out."""
+
+import asyncio
+import logging
+import random
+import re
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from felloe.domain.errors import FelloeError
+
+_LOG = logging.getLogger(__name__)
+
+CREDENTIAL_SECONDS = 24 * 3600
+"""How long a credential lasts. A revoked node is cut off at once; this bounds what a stolen hub backup is worth."""
+
+_SHORTEST_RETRY = 5.0
+_LONGEST_RETRY = 900.0
+_NONCE = re.compile(rb"[A-Za-z0-9_-]{11,32}")
+
+
+class Credential(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's short-lived proof of membership; times in Unix seconds.
+
+    `certificate` is a PEM chain without the root, `user_token` the NATS token for the application account,
+    `system_token` the one for the system account, which only hubs have. None of it is secret without the node key.
+    """
+
+    certificate: str
+    user_token: str
+    issued_at: int
+    expires_at: int
+    system_token: str = ""
+
+
+def sign_nonce(node_key: Ed25519PrivateKey, nonce: bytes) -> bytes:
+    """The raw signature over a nats-server's nonce.
+
+    Signs only what looks like a nonce: the node key also signs records and renewals, and a server must not have
+    those signed under the name of a nonce. Raises `network_unreachable`.
+    """
+    if _NONCE.fullmatch(nonce) is None:
+        raise FelloeError("network_unreachable", "the message server asked for a signature over something unusual")
+    return node_key.sign(nonce)
+
+
+def renewal_time(credential: Credential, share: float) -> float:
+    """When to renew, in Unix seconds: near half of its life. `share` in [0, 1) spreads nodes over a tenth of it."""
+    lifetime = credential.expires_at - credential.issued_at
+    return credential.issued_at + lifetime * (0.45 + 0.1 * share)
+
+
+class CredentialKeeper:
+    """Holds the current credential, renews it in good time and tells whoever needs the new one.
+
+    `renew` fetches a new credential; `save` stores it before anybody is told. `now` gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        credential: Credential,
+        *,
+        renew: Callable[[], Awaitable[Credential]],
+        save: Callable[[Credential], None],
+        now: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        share: Callable[[], float] = random.random,
+    ) -> None:
+        self._credential = credential
+        self._renew = renew
+        self._save = save
+        self._now = now
+        self._sleep = sleep
+        self._share = share
+        self._subscribers: list[Callable[[Credential], None]] = []
+        self._renewing = asyncio.Lock()
+
+    @property
+    def current(self) -> Credential:
+        """The newest credential; it may have run out when no hub could be reached for long."""
+        return self._credential
+
+    def on_change(self, callback: Callable[[Credential], None]) -> None:
+        """Call `callback` in the event loop after each renewal."""
+        self._subscribers.append(callback)
+
+    async def run(self) -> NoReturn:
+        """Renew for ever; failures are logged and tried again, sooner the less time is left."""
+        while True:
+            wait = renewal_time(self._credential, self._share()) - self._now()
+            if wait > 0:
+                await self._sleep(wait)
+            await self._renew_until_done()
+
+    async def renew_now(self) -> Credential:
+        """Renew once, at once, for instance after a server has refused the current one."""
+        before = self._credential
+        async with self._renewing:
+            if self._credential is not before:
+                return self._credential  # somebody else renewed it while this call waited
+            renewed = await self._renew()
+            self._save(renewed)
+            self._credential = renewed
+        for callback in self._subscribers:
+            try:
+                callback(renewed)
+            except Exception:  # one listener's fault must not stop renewals
+                _LOG.exception("a listener failed at a new credential")
+        return renewed
+
+    async def _renew_until_done(self) -> None:
+        retry = _SHORTEST_RETRY
+        while True:
+            try:
+                await self.renew_now()
+                return
+            except (FelloeError, OSError) as error:
+                left = self._credential.expires_at - self._now()
+                _LOG.warning("the credential was not renewed, %.0f s before it runs out: %s", left, error)
+            await self._sleep(retry * (0.5 + self._share()))
+            retry = min(retry * 2, _LONGEST_RETRY)

@@ -1,0 +1,139 @@
+"""What nodes say on `roster.>`: signed records, heartbeats, and the pages of a hub's snapshot.
+
+Nothing that a peer sent is believed before it passed through here: size, shape, the id as the hash of the public key,
+the signature, and that no text in it can play tricks on a terminal.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from felloe.domain.ids import NodeId, id_from_public_key, is_id, is_model_name
+from felloe.domain.roster import Load, NodeRecord
+
+MAX_RECORD_BYTES = 64 * 1024
+MAX_HEARTBEAT_BYTES = 64 * 1024
+MAX_PAGE_BYTES = 512 * 1024
+MAX_TEXT = 512
+MAX_AHEAD_SECONDS = 600.0
+MAX_COUNT = 1_000_000
+
+_CONTEXT = b"felloe node record v1\x00"
+
+
+class SignedRecord(msgspec.Struct, array_like=True, frozen=True):
+    """An encoded `NodeRecord` and the node's Ed25519 signature over the context string and these bytes."""
+
+    record: bytes
+    signature: bytes
+
+
+class Heartbeat(msgspec.Struct, array_like=True, frozen=True):
+    """A node lives, is this busy, and its newest record is of `issued_at`."""
+
+    load: Load
+    issued_at: float
+
+
+class RosterRequest(msgspec.Struct, array_like=True, frozen=True):
+    """Ask a hub for the members whose ids come after `after`."""
+
+    after: str = ""
+
+
+class RosterEntry(msgspec.Struct, array_like=True, frozen=True):
+    """A member as the hub knows it; `silence` in seconds, None when it is dead."""
+
+    signed: bytes
+    load: Load
+    silence: float | None
+
+
+class RosterPage(msgspec.Struct, array_like=True, frozen=True):
+    """Some members, sorted by id; `more` when others follow."""
+
+    entries: list[RosterEntry]
+    more: bool
+
+
+class BadRecord(Exception):
+    """A peer's record or heartbeat is not what it must be; the text says why, without its content."""
+
+
+def encode_record(record: NodeRecord, sign: Callable[[bytes], bytes]) -> bytes:
+    """The bytes that the node publishes; `BadRecord` when they would be too many."""
+    encoded = msgspec.msgpack.encode(record)
+    signed = msgspec.msgpack.encode(SignedRecord(encoded, sign(_CONTEXT + encoded)))
+    if len(signed) > MAX_RECORD_BYTES:
+        raise BadRecord("too large")
+    return signed
+
+
+def decode_record(signed: bytes, wall: float) -> NodeRecord:
+    """A record that its node really signed; `wall` is now in Unix seconds. Raises `BadRecord`."""
+    if len(signed) > MAX_RECORD_BYTES:
+        raise BadRecord("too large")
+    try:
+        envelope = msgspec.msgpack.decode(signed, type=SignedRecord)
+        record = msgspec.msgpack.decode(envelope.record, type=NodeRecord)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadRecord("not a signed record") from error
+    if len(record.public_key) != 32 or id_from_public_key(record.public_key) != record.id:
+        raise BadRecord("the id is not the hash of the public key")
+    try:
+        Ed25519PublicKey.from_public_bytes(record.public_key).verify(envelope.signature, _CONTEXT + envelope.record)
+    except (InvalidSignature, ValueError) as error:
+        raise BadRecord("bad signature") from error
+    _check_content(record, wall)
+    return record
+
+
+def decode_heartbeat(data: bytes) -> Heartbeat:
+    """A heartbeat with sane numbers. Raises `BadRecord`."""
+    if len(data) > MAX_HEARTBEAT_BYTES:
+        raise BadRecord("too large")
+    try:
+        heartbeat = msgspec.msgpack.decode(data, type=Heartbeat)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadRecord("not a heartbeat") from error
+    check_load(heartbeat.load)
+    return heartbeat
+
+
+def check_load(load: Load) -> None:
+    """Refuse counts that are no counts and names that are no names."""
+    for counts in (load.active, load.waiting):
+        if not all(is_model_name(name) and 0 <= count <= MAX_COUNT for name, count in counts.items()):
+            raise BadRecord("bad load")
+
+
+def parse_id(text: str) -> NodeId:
+    """`text` as a node id. Raises `BadRecord`."""
+    if not is_id(text):
+        raise BadRecord("bad id")
+    return NodeId(text)
+
+
+def _check_content(record: NodeRecord, wall: float) -> None:
+    if not (math.isfinite(record.started_at) and 0 <= record.issued_at <= wall + MAX_AHEAD_SECONDS):
+        raise BadRecord("issued in the future, or not a time")
+    for replica in record.replicas:
+        if not is_model_name(replica.model.name) or not 0 <= replica.slots <= MAX_COUNT or replica.context < 0:
+            raise BadRecord("bad replica")
+    _check_text(msgspec.to_builtins(record, builtin_types=(bytes,)))
+
+
+def _check_text(value: Any) -> None:
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT or not value.isprintable():
+            raise BadRecord("unprintable or long text")
+    elif isinstance(value, dict):
+        for item in value.values():  # pyright: ignore[reportUnknownVariableType]
+            _check_text(item)
+    elif isinstance(value, list | tuple):
+        for item in value:  # pyright: ignore[reportUnknownVariableType]
+            _check_text(item)

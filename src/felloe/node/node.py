@@ -1,0 +1,238 @@
+"""One node: which parts it has, how they are wired, in which order they start and stop."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from felloe import __version__
+from felloe.catalog.store import ModelStore
+from felloe.console.operator import create_operator_app
+from felloe.domain.errors import FelloeError
+from felloe.domain.models import Model
+from felloe.domain.roster import NodeRecord
+from felloe.engines.service import Engines
+from felloe.gateway.config import GatewayConfig, Limits, Listener, NodeStatus
+from felloe.gateway.keys import ApiKeys, KeyRecord
+from felloe.gateway.metrics import Metrics
+from felloe.gateway.server import Gateway
+from felloe.host.hardware import detect
+from felloe.mesh.certificates import client_context, hub_tls_name
+from felloe.mesh.connection import Connection
+from felloe.mesh.credentials import Credential, CredentialKeeper
+from felloe.mesh.exchange import Exchange
+from felloe.mesh.join_client import renew
+from felloe.mesh.membership import Membership
+from felloe.mesh.roster_service import RosterService
+from felloe.mesh.state import StateFollower
+from felloe.node.config import NodeConfig
+from felloe.node.founding import raw_public_key
+from felloe.node.home import Home
+from felloe.node.http_server import HttpServer, listen_on_path
+from felloe.node.hub import Hub, user_login
+from felloe.node.loading import Loading
+from felloe.node.network_files import NetworkFiles
+from felloe.node.operations import KEYS_TOPIC, NodeOperations
+from felloe.node.stopping import safely
+from felloe.node.upstreams import Upstreams
+from felloe.privacy.sealing import SealingKeys, seal
+from felloe.routing.admission import Admission
+from felloe.routing.answering import AnsweringService
+from felloe.routing.remote import RemoteAnswers
+from felloe.routing.router import Router
+
+logger = logging.getLogger(__name__)
+
+_HOUSEKEEPING_SECONDS = 30.0
+_GATEWAY_GRACE_SECONDS = 2.0
+
+
+class Node:
+    """Built by `create`, brought up by `start`, ended by `stop`. Owns every part and nothing of their state."""
+
+    def __init__(self, home: Home, config: NodeConfig, files: NetworkFiles, membership: Membership) -> None:
+        credential = files.credential()
+        if credential is None:
+            raise FelloeError("bad_state", f"this node is a member, but its credential is not in {home.keys}")
+        self.home = home
+        self.config = config
+        self.membership = membership
+        self.started_at = time.time()
+        self.stopping = asyncio.Event()
+        self.files = files
+        self.node_key = files.node_key()
+        self.hub = Hub.open(home, files, config.peer, membership) if membership.role == "hub" else None
+        self.keeper = CredentialKeeper(credential, renew=self._renew, save=files.save_credential, now=time.time)
+        self.connection = Connection(
+            membership.nats_urls,
+            membership.node,
+            login=partial(user_login, self.keeper, files),
+            tls=client_context(membership.root),
+            server_name=hub_tls_name(membership.network),
+        )
+        self.sealing = SealingKeys()
+        self.store = ModelStore(home.models)
+        self.engines = Engines(state_folder=home.operator_socket.parent, log_folder=home.logs, clock=time.monotonic)
+        self.loading = Loading(home.state / "loaded.json", self.store, self.engines, config.engine)
+        self.upstreams = Upstreams(home.state / "upstreams.json", self.engines, config.upstreams)
+        self.admission = Admission(self.engines, queue_limit=config.engine.queue)
+        self.roster = RosterService(self.connection, self._record(), sign=self.node_key.sign)
+        self.exchange = Exchange(self.connection, membership.node)
+        self.state = StateFollower(self.connection)
+        self.router = Router(self.roster, self.admission, RemoteAnswers(self.exchange, seal))
+        self.keys = ApiKeys(home.state / "api-keys.json")
+        self.gateway = Gateway(
+            _gateway_config(config), self.router, self.ready_models, self.keys, self._gateway_status, Metrics()
+        )
+        self._operator: HttpServer | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._wire()
+
+    def _wire(self) -> None:
+        """Who tells whom."""
+        self.exchange.serve(AnsweringService(self.sealing, self.admission).handle)
+        self.roster.on_loss(self.exchange.node_lost)
+        self.engines.on_change(self._replicas_changed)
+        self.admission.on_change(lambda: self.roster.set_load(self.admission.load()))
+
+    async def start(self, models: list[str], say: Callable[[str], None]) -> None:
+        """Bring up everything; raises when this node cannot serve its own machine.
+
+        A spoke that reaches no hub starts all the same and keeps dialling. `models` are files or names to load on top
+        of what is configured and kept.
+        """
+        await self.store.open()
+        for problem in self.store.problems():
+            logger.warning("%s", problem)
+        if self.hub is not None:
+            if self.keeper.current.expires_at - time.time() < 3600:
+                await self.keeper.renew_now()
+            await self.hub.start_servers()
+        await self.connection.start(wait_seconds=15.0 if self.hub is not None else None)
+        await self.exchange.start()
+        await self.roster.start()
+        if self.hub is not None:
+            await self.hub.start_services(self.connection, self.roster, self.keeper)
+        await self.state.follow(KEYS_TOPIC, self._network_keys)
+        await self.gateway.start()
+        await self._start_operator()
+        self._spawn(self.keeper.run(), "credential")
+        self._spawn(self._keep_house(), "housekeeping")
+        self._spawn(self._load(models, say), "models")
+
+    async def stop(self) -> None:
+        """End in order: no new requests, running ones get a moment, then the children and the connection."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        steps: list[Callable[[], Awaitable[object]]] = [
+            partial(self.gateway.stop, _GATEWAY_GRACE_SECONDS),
+            self.exchange.close,
+            self.state.close,
+            self.engines.close,
+            self.roster.close,
+        ]
+        if self.hub is not None:
+            steps.append(self.hub.stop)
+        steps.append(self.connection.close)
+        if self.hub is not None:
+            steps.append(self.hub.stop_server)
+        if self._operator is not None:
+            steps.append(self._operator.stop)
+        for step in steps:
+            await safely(step)
+        self.home.operator_socket.unlink(missing_ok=True)
+
+    def ready_models(self) -> list[Model]:
+        """The models that some living node serves now, one row a name."""
+        found: dict[str, Model] = {}
+        for member in self.roster.snapshot().members.values():
+            for replica in member.record.replicas if member.alive else ():
+                if replica.state == "ready":
+                    found.setdefault(replica.model.name, replica.model)
+        return [found[name] for name in sorted(found)]
+
+    def _record(self) -> NodeRecord:
+        return NodeRecord(
+            id=self.membership.node,
+            name=self.membership.name,
+            roles=(self.membership.role,),
+            version=__version__,
+            public_key=raw_public_key(self.node_key),
+            sealing_config=self.sealing.config,
+            hardware=detect(),
+            replicas=self.engines.replicas(),
+            started_at=self.started_at,
+            issued_at=0,
+        )
+
+    def _replicas_changed(self) -> None:
+        self.admission.replicas_changed()
+        self.roster.set_record(self._record())
+
+    async def _renew(self) -> Credential:
+        if self.hub is not None:
+            return self.hub.issue_own()
+        membership, credential = await renew(self.membership, self.node_key, now=time.time)
+        if membership != self.membership:
+            self.files.save_membership(membership)
+            self.membership = membership
+        return credential
+
+    async def _load(self, models: list[str], say: Callable[[str], None]) -> None:
+        await self.upstreams.attach_all()
+        await self.loading.load_all(self.config.models)
+        for model in models:
+            try:
+                await self.loading.take_and_load(model)
+            except FelloeError as error:
+                say(f"{model} was not loaded: {error}")
+                logger.error("a model was not loaded: %s", error)
+
+    async def _keep_house(self) -> None:
+        """New sealing keys when they are due; what is free on this machine, for those who look."""
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+            self.sealing.rotate_if_due()
+            self.roster.set_record(self._record())
+
+    def _network_keys(self, value: bytes) -> None:
+        try:
+            self.keys.replace_network(msgspec.json.decode(value, type=list[KeyRecord]))
+        except (msgspec.MsgspecError, FelloeError) as error:
+            logger.error("the network's API keys cannot be used: %s", type(error).__name__)
+
+    def _gateway_status(self) -> NodeStatus:
+        if self.connection.is_up or self.engines.replicas():
+            return NodeStatus(True)
+        return NodeStatus(False, "no hub can be reached and no model is loaded here")
+
+    async def _start_operator(self) -> None:
+        app = create_operator_app(NodeOperations(self))
+        self._operator = HttpServer(app, listen_on_path(self.home.operator_socket))
+        await self._operator.start()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(work, name=name))
+
+
+def _gateway_config(config: NodeConfig) -> GatewayConfig:
+    api = config.api
+    listener = Listener(
+        host=api.host,
+        port=api.port,
+        certificate=Path(api.tls_certificate).expanduser() if api.tls_certificate else None,
+        private_key=Path(api.tls_key).expanduser() if api.tls_key else None,
+    )
+    return GatewayConfig(
+        listeners=(listener,),
+        require_key=api.require_key,
+        origins=api.cors_origins,
+        host_names=api.names,
+        limits=Limits(deadline_seconds=api.request_seconds),
+    )

@@ -1,0 +1,237 @@
+"""What the operator API carries out, on the parts of a running node."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from felloe import __version__
+from felloe.console.messages import (
+    InvitationCreated,
+    InvitationRequest,
+    InvitationRow,
+    KeyCreated,
+    KeyRequest,
+    KeyRow,
+    LoadRequest,
+    MemberRow,
+    ModelRow,
+    NameRequest,
+    Nothing,
+    Progress,
+    PullRequest,
+    Status,
+    UnloadRequest,
+    UpstreamRequest,
+    UpstreamRow,
+)
+from felloe.domain.errors import FelloeError
+from felloe.domain.roster import Replica
+from felloe.gateway.keys import KeyRecord
+from felloe.mesh.join_token import JoinToken, write_token
+from felloe.node.founding import peer_addresses
+from felloe.node.hub import Hub
+
+if TYPE_CHECKING:
+    from felloe.node.node import Node
+
+_LONGEST_INVITATION_SECONDS = 30 * 86_400.0
+_MOST_USES = 10_000
+KEYS_TOPIC = "keys"
+"""The shared state that holds the API keys of the whole network, as their records."""
+
+KeyChange = Callable[[list[KeyRecord]], list[KeyRecord]]
+
+
+class NodeOperations:
+    """Implements the console's `Operations` for one node."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+
+    async def status(self) -> Status:
+        """This node in short."""
+        node = self._node
+        return Status(
+            node=node.membership.node,
+            name=node.membership.name,
+            network=node.membership.network,
+            roles=(node.membership.role,),
+            version=__version__,
+            base_url=node.gateway.base_url,
+            connected=node.connection.is_up,
+            hubs=node.membership.hubs,
+            home=str(node.home.folder),
+            process=os.getpid(),
+            started_at=node.started_at,
+            key_required=node.config.api.require_key,
+            credential_expires_at=node.keeper.current.expires_at,
+        )
+
+    async def members(self) -> list[MemberRow]:
+        """The roster as this node sees it."""
+        roster = self._node.roster.snapshot()
+        now = time.monotonic()
+        return [
+            MemberRow(
+                record=member.record,
+                load=member.load,
+                alive=member.alive or node == roster.this,
+                this=node == roster.this,
+                silent_seconds=max(0.0, now - member.seen_at),
+            )
+            for node, member in roster.members.items()
+        ]
+
+    async def models(self) -> list[ModelRow]:
+        """Models of the store and of every living node."""
+        rows = {model.name: ModelRow(model=model, stored=True, replicas={}) for model in self._node.store.list()}
+        for member in self._node.roster.snapshot().members.values():
+            for replica in member.record.replicas if member.alive else ():
+                row = rows.setdefault(replica.model.name, ModelRow(model=replica.model, stored=False, replicas={}))
+                row.replicas[member.record.name] = replica.state
+        return [rows[name] for name in sorted(rows)]
+
+    async def pull(self, request: PullRequest) -> AsyncGenerator[Progress, None]:
+        """Copy, hash, check; ends with the model."""
+        steps: asyncio.Queue[Progress] = asyncio.Queue()
+        work = asyncio.ensure_future(
+            self._node.store.pull_file(
+                Path(request.path), request.name or None, lambda done, total: steps.put_nowait(Progress(done, total))
+            )
+        )
+        work.add_done_callback(lambda _: steps.put_nowait(Progress()))
+        try:
+            while not work.done() or not steps.empty():
+                step = await steps.get()
+                if step.total:
+                    yield step
+            model = await work
+            yield Progress(model.size, model.size, model)
+        finally:
+            work.cancel()
+
+    async def remove(self, request: NameRequest) -> Nothing:
+        """Delete a model from the store; one that is loaded is refused."""
+        if any(replica.model.name == request.name for replica in self._node.engines.replicas()):
+            raise FelloeError("invalid_value", f"{request.name} is loaded; `felloe unload {request.name}` first")
+        await self._node.store.remove(request.name)
+        return Nothing()
+
+    async def load(self, request: LoadRequest) -> Replica:
+        """Load a model of the store here."""
+        return await self._node.loading.load(request)
+
+    async def unload(self, request: UnloadRequest) -> Nothing:
+        """Stop serving a model here."""
+        await self._node.loading.unload(request.name, request.drain_seconds)
+        return Nothing()
+
+    async def invite(self, request: InvitationRequest) -> InvitationCreated:
+        """Make a join token."""
+        hub = self._hub("invitations are made")
+        if request.role != "spoke":
+            raise FelloeError("invalid_value", "only spokes can be invited: this version keeps one hub")
+        if not 1 <= request.uses <= _MOST_USES:
+            raise FelloeError("invalid_value", f"uses is between 1 and {_MOST_USES}")
+        if not 1 <= request.ttl_seconds <= _LONGEST_INVITATION_SECONDS:
+            raise FelloeError("invalid_value", "an invitation is valid for between 1 second and 30 days")
+        invitation, secret = hub.invitations.invite(
+            "spoke", uses=request.uses, seconds=request.ttl_seconds, now=time.time()
+        )
+        token = write_token(
+            JoinToken(
+                addresses=peer_addresses(self._node.config.peer),
+                pin=hub.authority.pin,
+                id=invitation.id,
+                secret=secret,
+            )
+        )
+        return InvitationCreated(invitation.id.hex(), token, invitation.role, invitation.uses, invitation.expires_at)
+
+    async def invitations(self) -> list[InvitationRow]:
+        """The invitations that can still be used."""
+        now = time.time()
+        return [
+            InvitationRow(one.id.hex(), one.role, one.uses - len(one.joined), one.expires_at)
+            for one in self._hub("invitations are kept").invitations.all()
+            if one.standing(now) == "open"
+        ]
+
+    async def withdraw_invitation(self, request: NameRequest) -> Nothing:
+        """Make an invitation useless."""
+        try:
+            identifier = bytes.fromhex(request.name)
+        except ValueError as error:
+            raise FelloeError("not_found", "there is no invitation with this id") from error
+        self._hub("invitations are withdrawn").invitations.withdraw(identifier)
+        return Nothing()
+
+    async def create_key(self, request: KeyRequest) -> KeyCreated:
+        """Make an API key; on a hub it is valid in the whole network once this returns."""
+        expires = int(time.time() + request.expires_seconds) if request.expires_seconds else None
+        record, plaintext = self._node.keys.create(request.name, expires)
+        try:
+            await self._share(lambda shared: [*shared, record])
+        except BaseException:
+            self._node.keys.revoke(record.id)
+            raise
+        return KeyCreated(record.id, record.name, plaintext)
+
+    async def keys(self) -> list[KeyRow]:
+        """Every key that is valid here."""
+        return [_key_row(record) for record in self._node.keys.list()]
+
+    async def revoke_key(self, request: NameRequest) -> KeyRow:
+        """Take a key back, here and, on a hub, in the whole network."""
+        found = next((one for one in self._node.keys.list() if request.name in (one.id, one.name)), None)
+        if found is None:
+            raise FelloeError("not_found", "there is no key with this id or name")
+        if all(one.id != found.id for one in self._node.keys.records()):
+            self._hub("a key of the network is revoked")
+        await self._share(lambda shared: [one for one in shared if one.id != found.id])
+        if any(one.id == found.id for one in self._node.keys.records()):
+            self._node.keys.revoke(found.id)
+        return _key_row(found)
+
+    async def upstreams(self) -> list[UpstreamRow]:
+        """Servers of the owner's own, in use or found."""
+        return await self._node.upstreams.rows()
+
+    async def add_upstream(self, request: UpstreamRequest) -> UpstreamRow:
+        """Serve the models of such a server."""
+        return await self._node.upstreams.add(request)
+
+    async def remove_upstream(self, request: NameRequest) -> Nothing:
+        """Stop serving them."""
+        await self._node.upstreams.remove(request.name)
+        return Nothing()
+
+    async def stop(self) -> Nothing:
+        """End this node, in order."""
+        self._node.stopping.set()
+        return Nothing()
+
+    def _hub(self, what: str) -> Hub:
+        if self._node.hub is None:
+            raise FelloeError("forbidden", f"{what} on a hub; this node is a spoke")
+        return self._node.hub
+
+    async def _share(self, change: KeyChange) -> None:
+        """Change the network's list of keys; a spoke's own keys stay its own."""
+        if self._node.hub is None or self._node.hub.state is None:
+            return
+
+        def changed(before: bytes | None) -> bytes:
+            shared = msgspec.json.decode(before, type=list[KeyRecord]) if before else []
+            return msgspec.json.encode(change(shared))
+
+        await self._node.hub.state.change(KEYS_TOPIC, changed)
+
+
+def _key_row(record: KeyRecord) -> KeyRow:
+    return KeyRow(record.id, record.name, record.created, record.expires or 0)

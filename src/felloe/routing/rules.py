@@ -1,0 +1,222 @@
+"""What routing decides: who may answer, who does, whether a failure is tried elsewhere, how long to wait.
+
+Pure: no clock, no randomness and no I/O; the caller passes in numbers. The rule of choice, in order:
+
+1. This node, while its replica has a free slot (device first).
+2. Else another node with a free slot, as far as its last report and what was sent there since tell: two are drawn at
+   random, and the less pressed takes the request. Pressure is requests active and waiting per slot, so free slots per
+   slot is its complement; more slots break a tie. Two draws keep askers with the same stale report from all choosing
+   the same.
+3. Else, when nobody has a free slot: this node, unless the less pressed of two others has a shorter queue per slot.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from felloe.domain.ids import ModelDigest, ModelName, NodeId
+from felloe.domain.models import Capability
+from felloe.domain.requests import InferenceRequest, Piece, Reach
+from felloe.domain.roster import Member, NodeRecord, Replica
+
+FINISH_MARK = b'"finish_reason":"'
+"""Stands in the frame that completes an answer, and never inside a JSON string, where its quotes would be escaped."""
+
+MOST_FAILURES = 16
+MOST_BARREN_FAILURES = 3
+MOST_REFUSALS = 8
+LEAST_RETRY_AFTER = 1.0
+MOST_RETRY_AFTER = 60.0
+
+LOSSES = frozenset(
+    {"replica_lost", "engine_failed", "network_unreachable", "upstream_failed", "unsealed", "replayed", "internal"}
+)
+"""The replica or the way to it broke: another one goes on."""
+
+REFUSALS = frozenset({"overloaded", "draining", "no_replica", "model_not_found", "engine_start_failed"})
+"""The replica did not begin: another one may."""
+
+_REACHES: dict[Reach, int] = {"device": 0, "network": 1, "market": 2}
+_SMALL = 8
+_DRAWS = 12
+
+
+class Target(NamedTuple):
+    """A replica and the record of the node that has it; `record` is None for this node."""
+
+    node: NodeId
+    record: NodeRecord | None
+    replica: Replica
+
+
+class Busy(NamedTuple):
+    """Requests of one model on one node: being answered and waiting."""
+
+    active: int
+    waiting: int
+
+
+class Wanted(NamedTuple):
+    """What a replica must offer. `digest` is None while any will do; `context` is in tokens."""
+
+    model: ModelName
+    capabilities: tuple[Capability, ...]
+    digest: ModelDigest | Literal[""] | None = None
+    context: int = 0
+
+
+class Others(NamedTuple):
+    """What is known of the other nodes for one model.
+
+    `ready` and `free` come from an index that may be a little old; `members` is the newest snapshot and has the last
+    word. `outstanding` counts the requests of this model that this node has at each node now.
+    """
+
+    ready: Sequence[Target]
+    free: Sequence[Target]
+    members: Mapping[NodeId, Member]
+    outstanding: Mapping[tuple[NodeId, ModelName], int]
+
+
+Excludes = Callable[[NodeId, float], bool]
+"""Whether a node whose record was issued then must not be asked."""
+
+
+def narrower(first: Reach, second: Reach) -> Reach:
+    """The smaller of two reaches."""
+    return first if _REACHES[first] <= _REACHES[second] else second
+
+
+def needed_capabilities(request: InferenceRequest) -> tuple[Capability, ...]:
+    """What a model must be able to do to answer `request`."""
+    needed: list[Capability] = [request.kind]
+    if request.body.get("tools"):
+        needed.append("tools")
+    wanted_format: object = request.body.get("response_format")
+    if isinstance(wanted_format, dict) and wanted_format.get("type") in ("json_object", "json_schema"):  # pyright: ignore[reportUnknownMemberType]
+        needed.append("json_schema")
+    return tuple(needed)
+
+
+def fits(replica: Replica, wanted: Wanted) -> bool:
+    """Whether `replica` can take the request, whatever its load."""
+    model = replica.model
+    return (
+        replica.state == "ready"
+        and (wanted.digest is None or model.digest == wanted.digest)
+        and replica.context >= wanted.context
+        and all(capability in model.capabilities for capability in wanted.capabilities)
+    )
+
+
+def pressure(busy: Busy, slots: int) -> float:
+    """Requests active and waiting per slot; below 1 a slot is free."""
+    return (busy.active + busy.waiting) / max(1, slots)
+
+
+def choose(
+    wanted: Wanted,
+    local: tuple[Target, Busy] | None,
+    others: Others,
+    excludes: Excludes,
+    random: Callable[[], float],
+) -> Target | None:
+    """The replica that takes the request by the rule at the head of this file; None when there is none.
+
+    `local` has been checked to be allowed and to fit. `random` returns numbers in [0, 1).
+    """
+    here = None if local is None else pressure(local[1], local[0].replica.slots)
+    if local is not None and here is not None and here < 1:
+        return local[0]
+    best: Target | None = None
+    there = 0.0
+    for target in _two(others, wanted, excludes, random):
+        pressed = _pressure_there(target, others, wanted.model)
+        if best is None or (pressed, -target.replica.slots) < (there, -best.replica.slots):
+            best, there = target, pressed
+    if local is not None and here is not None and (best is None or (there >= 1 and here <= there)):
+        return local[0]
+    return best
+
+
+def _pressure_there(target: Target, others: Others, model: ModelName) -> float:
+    load = others.members[target.node].load
+    # What this node has sent there may be newer than the last report, and is part of every later one.
+    active = max(load.active.get(model, 0), others.outstanding.get((target.node, model), 0))
+    return pressure(Busy(active, load.waiting.get(model, 0)), target.replica.slots)
+
+
+def _two(others: Others, wanted: Wanted, excludes: Excludes, random: Callable[[], float]) -> list[Target]:
+    def allowed(target: Target) -> bool:
+        member = others.members.get(target.node)
+        return (
+            member is not None
+            and target.record is not None
+            and is_open(member)
+            and member.record.issued_at == target.record.issued_at
+            and not excludes(target.node, target.record.issued_at)
+            and fits(target.replica, wanted)
+        )
+
+    def has_room(target: Target) -> bool:
+        return allowed(target) and _pressure_there(target, others, wanted.model) < 1
+
+    return (
+        _draw_two(others.free, has_room, random)
+        or _draw_two(others.ready, allowed, random)
+        or _keep_two([target for target in others.ready if allowed(target)], random)
+    )
+
+
+def _draw_two(targets: Sequence[Target], good: Callable[[Target], bool], random: Callable[[], float]) -> list[Target]:
+    """Up to two good ones; of many, only some are looked at, so that it takes the same time for any number."""
+    if len(targets) <= _SMALL:
+        return _keep_two([target for target in targets if good(target)], random)
+    drawn: list[Target] = []
+    for _ in range(_DRAWS):
+        target = targets[int(random() * len(targets))]
+        if target not in drawn and good(target):
+            drawn.append(target)
+            if len(drawn) == 2:
+                break
+    return drawn
+
+
+def _keep_two(targets: list[Target], random: Callable[[], float]) -> list[Target]:
+    while len(targets) > 2:
+        targets.pop(int(random() * len(targets)))
+    return targets
+
+
+def is_open(member: Member) -> bool:
+    """Whether a node is alive and takes new requests."""
+    return member.alive and not member.load.draining
+
+
+def should_retry(code: str, *, failures: int, barren: int, refusals: int) -> bool:
+    """Whether a request that failed with `code` is tried on another replica.
+
+    `failures` counts the replicas lost so far, `barren` those lost in a row without one new token (a request that
+    kills what answers it must not go round), `refusals` those that did not begin since the last progress. Whatever
+    is the caller's fault, a divergence and a passed deadline are final.
+    """
+    if code in LOSSES:
+        return failures <= MOST_FAILURES and barren <= MOST_BARREN_FAILURES
+    return code in REFUSALS and refusals <= MOST_REFUSALS
+
+
+def retry_after(waiting: int, slots: int, answer_seconds: float) -> float:
+    """Seconds until a request that comes now could start: the queue ahead of it at the recent speed, 1 to 60."""
+    estimate = (waiting + 1) * answer_seconds / max(1, slots)
+    return min(MOST_RETRY_AFTER, max(LEAST_RETRY_AFTER, estimate))
+
+
+def follows(number: int, piece: Piece) -> bool:
+    """Whether `piece` continues an answer of `number` tokens.
+
+    Where ids are known they must account for every token, but for a last piece: the token that ends an answer has no
+    text and therefore no id here. Without ids the number may only not go back.
+    """
+    accounted = number + len(piece.ids)
+    if piece.ids and FINISH_MARK not in piece.frames:
+        return piece.number == accounted
+    return piece.number >= accounted

@@ -1,0 +1,197 @@
+"""Real networks for tests: `felloe` processes with homes of their own, on loopback."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+import msgspec
+import openai
+import tomli_w
+
+from felloe.node.home import Home
+
+TINY_MODEL = Path(__file__).parents[1] / "models" / "tiny-python" / "tiny-python-q8_0.gguf"
+START_SECONDS = 60.0
+
+Value = TypeVar("Value")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nothing listens on now."""
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
+
+
+def wait_for(what: str, condition: Callable[[], Value], seconds: float = START_SECONDS) -> Value:
+    """The first true value of `condition`; fails the test with `what` when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:.0f} s in vain for: {what}")
+        time.sleep(0.01)
+
+
+class NodeProcess:
+    """One `felloe` in a home of its own."""
+
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any]) -> None:
+        self.name = name
+        self.home = Home(folder / name)
+        self.home.folder.mkdir(parents=True)
+        self.api_port: int = settings["api"]["port"]
+        self.base_url = f"http://127.0.0.1:{self.api_port}/v1"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.home.config.write_text(tomli_w.dumps({"name": name} | settings))
+
+    def start(self, *arguments: str, stdin: str = "") -> Self:
+        """Start `felloe ARGUMENTS` here."""
+        with (self.home.folder / "terminal.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "felloe", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=self._environment(),
+                start_new_session=True,
+            )
+        assert self.process.stdin is not None
+        self.process.stdin.write(stdin.encode())
+        self.process.stdin.close()
+        return self
+
+    def run(self, *arguments: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command of the command line in this home to its end."""
+        done = subprocess.run(
+            [sys.executable, "-m", "felloe", *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env=self._environment(),
+            timeout=60,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"felloe {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")
+        return done
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("FELLOE_")}
+        return kept | {"FELLOE_HOME": str(self.home.folder), "COLUMNS": "200"}
+
+    def ask(self, path: str) -> Any:
+        """The operator API's answer, or None while the node is not up."""
+        transport = httpx.HTTPTransport(uds=str(self.home.operator_socket))
+        try:
+            with httpx.Client(transport=transport, base_url="http://felloe", timeout=5) as client:
+                return msgspec.json.decode(client.get(path).content)
+        except (httpx.TransportError, msgspec.DecodeError):
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise AssertionError(f"{self.name} ended: {self.last_words()}") from None
+            return None
+
+    def wait_until_up(self) -> Self:
+        """Return when the node is connected to a hub."""
+        wait_for(f"{self.name} to be up", lambda: (self.ask("/status") or {}).get("connected"))
+        return self
+
+    def sees(self, *, alive: set[str]) -> bool:
+        """Whether this node's roster holds exactly these living nodes."""
+        members = self.ask("/members") or []
+        return {member["record"]["name"] for member in members if member["alive"]} == alive
+
+    def replicas_of(self, model: str) -> set[str]:
+        """The names of the nodes on which the model is ready, as this node sees it."""
+        rows = {row["model"]["name"]: row["replicas"] for row in self.ask("/models") or []}
+        return {node for node, state in rows.get(model, {}).items() if state == "ready"}
+
+    def client(self, **settings: Any) -> openai.OpenAI:
+        """The official SDK, pointed at this node."""
+        return openai.OpenAI(base_url=self.base_url, api_key="none", max_retries=0, timeout=60, **settings)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the node's process alone."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for its end."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM; SIGKILL when it does not end."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def last_words(self) -> str:
+        """The end of what it printed and logged."""
+        printed = (self.home.folder / "terminal.log").read_text(errors="replace")
+        log = self.home.logs / "node.log"
+        return printed[-2000:] + (log.read_text(errors="replace")[-2000:] if log.exists() else "")
+
+
+class Network:
+    """A hub and spokes; `close` ends them all."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self._folder = folder
+        self._settings = settings
+        api, peer, mesh = free_ports(3)
+        self.peer = {"host": "127.0.0.1", "port": peer, "mesh_port": mesh, "advertise": ["127.0.0.1"]}
+        self.hub = NodeProcess(folder, "hub", settings | {"api": {"port": api}, "peer": self.peer})
+        self.nodes = [self.hub]
+
+    def start_hub(self, *arguments: str) -> Self:
+        """Found the network."""
+        self.hub.start("up", *arguments).wait_until_up()
+        return self
+
+    def prepare_spoke(self, name: str) -> NodeProcess:
+        """A spoke's home, not started."""
+        spoke = NodeProcess(self._folder, name, self._settings | {"api": {"port": free_ports(1)[0]}})
+        self.nodes.append(spoke)
+        return spoke
+
+    def add_spoke(self, name: str, *arguments: str) -> NodeProcess:
+        """A spoke that has joined and is up."""
+        return self.prepare_spoke(name).start("join", "-", *arguments, stdin=self.invite()).wait_until_up()
+
+    def add_serving_spoke(self, name: str, model: Path = TINY_MODEL) -> NodeProcess:
+        """A spoke that serves `model`, seen by all nodes."""
+        spoke = self.add_spoke(name, "--model", str(model))
+        wait_for(f"{name} to serve", lambda: all(name in node.replicas_of("tiny-python") for node in self.running()))
+        return spoke
+
+    def running(self) -> list[NodeProcess]:
+        """The nodes whose process lives."""
+        return [node for node in self.nodes if node.process is not None and node.process.poll() is None]
+
+    def invite(self, *arguments: str) -> str:
+        """A join token."""
+        return self.hub.run("invite", *arguments).stdout.strip()
+
+    def close(self) -> None:
+        """End every node, spokes first."""
+        for node in reversed(self.nodes):
+            node.stop()
