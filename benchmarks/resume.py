@@ -8,6 +8,7 @@ import argparse
 import http.client
 import json
 import math
+import os
 import sys
 import tempfile
 import threading
@@ -181,7 +182,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="felloe-bench-") as folder, Network(Path(folder)) as network:
         network.hub()
-        engine = {"context": 1024, "slots": options.streams}
+        # A survivor takes all streams at once: without room for them the gaps would show its queue.
+        # Two engines on one machine with a thread for every core each would wait for each other.
+        threads = max(1, len(os.sched_getaffinity(0)) // 2)
+        engine = {"context": 1024, "slots": 1 << (options.streams - 1).bit_length(), "threads": threads}
         spokes = [network.spoke(name, engine=engine) for name in ("spoke-a", "spoke-b")]
         for spoke in spokes:
             spoke.command("pull", str(options.model), "--name", MODEL)

@@ -93,14 +93,15 @@ class NodeProcess:
 
     def ask(self, path: str) -> Any:
         """The operator API's answer, or None while the node is not up."""
+        if self.process is not None and self.process.poll() is not None:
+            raise AssertionError(f"{self.name} ended: {self.last_words()}")
+        if not self.home.operator_socket.exists():
+            return None
         transport = httpx.HTTPTransport(uds=str(self.home.operator_socket))
         try:
             with httpx.Client(transport=transport, base_url="http://felloe", timeout=5) as client:
                 return msgspec.json.decode(client.get(path).content)
         except (httpx.TransportError, msgspec.DecodeError):
-            assert self.process is not None
-            if self.process.poll() is not None:
-                raise AssertionError(f"{self.name} ended: {self.last_words()}") from None
             return None
 
     def wait_until_up(self) -> Self:

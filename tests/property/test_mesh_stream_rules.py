@@ -113,6 +113,12 @@ class Stream(RuleBasedStateMachine):
                 self.ledger.renew()
                 self.credits.append((self.ledger.granted_messages, self.ledger.granted_bytes))
 
+    @rule()
+    def catch_up(self) -> None:
+        """All that is under way arrives and is read."""
+        self.arrive(len(self.way))
+        self.consume(len(self.waiting))
+
     @precondition(lambda self: bool(self.credits))
     @rule(twice=st.booleans(), lost=st.booleans())
     def credit(self, twice: bool, lost: bool) -> None:
@@ -130,7 +136,9 @@ class Stream(RuleBasedStateMachine):
     def _take(self, kind: Kind, number: int, size: int) -> None:
         if self.broken or self.ended:
             return
+        expected = self.receipt.next
         verdict = self.receipt.judge(kind, number)
+        assert (verdict is Verdict.BROKEN) == (number > expected)
         if verdict is Verdict.TAKE:
             assert self.ledger.hold(size)
             self.waiting.append((number, size))
@@ -247,6 +255,6 @@ def test_only_a_stream_in_somebodys_inbox_is_a_reply_subject(subject: str) -> No
 def test_a_reply_subject_comes_back_as_its_parts() -> None:
     asker = NodeId("a" * 26)
     assert parse_reply_subject(reply_subject(asker, "0f" * 16)) == (asker, "0f" * 16)
-    for bad in ("0F" * 16, "0" * 31, "0" * 33, "0" * 32 + "\n", "*"):
+    for bad in ("0F" * 16, "0" * 31, "0" * 33, "0" * 32 + "\n", "x." + "0" * 32, "*"):
         with pytest.raises(BadMessage):
             parse_reply_subject(f"_INBOX_{asker}.{bad}")

@@ -10,7 +10,7 @@ from felloe.cli.output import say
 def leave(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Leave the network: stop this node, tell a hub, delete this node's keys and credentials. Models stay."""
+    """Leave the network: stop this node, delete its keys and credentials. The models in its store stay."""
     from felloe.node.config import home_folder
     from felloe.node.departure import describe, leave_network
 

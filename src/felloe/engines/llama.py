@@ -23,6 +23,8 @@ from felloe.engines.rendering import frames_for
 from felloe.engines.sse import EventSplitter, EventTooLarge
 from felloe.engines.token_ledger import Chunk, Release, TokenLedger, fill_unknown
 
+# llama.cpp computes batches of more tokens than this with other kernels, whose rounding may tip a close choice.
+_CATCH_UP_TOKENS = 32
 _STREAM_LIMIT = 1024 * 1024 * 1024
 _TOKENIZE_SECONDS = 5.0
 
@@ -142,7 +144,19 @@ class _PlainAnswer:
             raise FelloeError("context_length_exceeded", detail, param=self._param)
         if self._wants_logprobs and not isinstance(self._body, ChatBody):
             self._text_length = len(await llama_api.detokenize(self._client, self._done_ids, self._seconds_left()))
+        if self._body.temperature == 0:
+            await self._catch_up(prompt)
         return [*prompt, *self._done_ids]
+
+    async def _catch_up(self, prompt: list[int]) -> None:
+        """Bring the engine's cache to where the broken answer was, in the steps in which it came to be.
+
+        One large batch would do for sampled answers. A greedy answer must come out as if it had never been broken, so
+        the prompt is taken as one batch, as it was, and the answer's ids after it in small ones.
+        """
+        for end in range(0, len(self._done_ids), _CATCH_UP_TOKENS):
+            body = {"prompt": [*prompt, *self._done_ids[:end]], "n_predict": 0, "cache_prompt": True}
+            await llama_api.call(self._client, "/completion", body, self._seconds_left())
 
     async def _stream(self, exchange: Exchange) -> AsyncGenerator[Part, None]:
         splitter = EventSplitter()
@@ -162,7 +176,8 @@ class _PlainAnswer:
                     cached = msgspec.json.decode(event, type=_LastChunk).timings.cache_n
                     reason = "length" if chunk.stop_type == "limit" else "stop"
                     last, done = self._ending(reason, chunk.tokens_evaluated, chunk.tokens_predicted, cached)
-                    yield Piece(last.number, (*ids, *last.ids), b"".join(frames) + last.frames)
+                    known = (*ids, *last.ids) if self._ids_known else ()
+                    yield Piece(last.number, known, b"".join(frames) + last.frames)
                     yield done
                     return
             if frames:
@@ -175,10 +190,11 @@ class _PlainAnswer:
             return ()
         if None not in release.ids:
             return tuple(each for each in release.ids if each is not None)
-        candidate = await llama_api.tokenize(
-            self._client, release.text, as_prompt=False, seconds=min(_TOKENIZE_SECONDS, self._seconds_left())
-        )
-        found = fill_unknown(release.ids, candidate)
+        found = None
+        if "\ufffd" not in release.text:  # it stands for bytes that are no text, so their tokens are not in it
+            seconds = min(_TOKENIZE_SECONDS, self._seconds_left())
+            candidate = await llama_api.tokenize(self._client, release.text, as_prompt=False, seconds=seconds)
+            found = fill_unknown(release.ids, candidate)
         self._ids_known = found is not None
         return found or ()
 
@@ -203,5 +219,6 @@ class _PlainAnswer:
             frames = self._frames.role()
         prompt = evaluated - done
         usage = Usage(prompt=prompt, completion=done + predicted, cached=min(cached, prompt))
+        self._ids_known = self._ids_known and (rest is None or None not in rest.ids)
         ids = tuple(each for each in rest.ids if each is not None) if rest is not None and self._ids_known else ()
         return Piece(done + predicted, ids, frames + self._frames.finish(reason)), Done(usage, reason)

@@ -8,6 +8,7 @@ Options come by standard input because arguments are visible to every user of th
 import importlib
 import mmap
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def usable_cores() -> int:
 
 def main() -> None:
     os.umask(0o077)
+    _forbid_core_dumps()
     options = msgspec.json.decode(_read_line(), type=ChildOptions)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     # C++ writes to descriptor 1 in some error cases; only the reply may go there.
@@ -46,6 +48,13 @@ def main() -> None:
         os._exit(3)
     _reply(reply_descriptor, ChildReply(address=server.listening_address))
     threading.Event().wait()
+
+
+def _forbid_core_dumps() -> None:
+    """A crash must not write prompts to the disk. One byte, not zero: that stops dumps into a pipe as well."""
+    if sys.platform != "win32":
+        resource = importlib.import_module("resource")
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
 def _reply(descriptor: int, reply: ChildReply) -> None:

@@ -91,16 +91,30 @@ class LlamaReplica:
         )
 
     async def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]:
-        """Waits for the engine while it starts again, within the request's deadline."""
-        began = monotonic()
-        client = await self.supervisor.client(request.deadline)
-        properties = self._properties
-        if properties is None:
+        """Waits for the engine while it starts again, within the request's deadline.
+
+        An engine that was gone before it began to answer is waited for once; later the answer is `replica_lost`.
+        """
+        ends_at = monotonic() + request.deadline
+        for attempt in (1, 2):
+            client = await self.supervisor.client(max(0.001, ends_at - monotonic()))
+            begun = False
+            try:
+                async with aclosing(self._answer_with(client, request, ends_at)) as parts:
+                    async for part in parts:
+                        begun = True
+                        yield part
+                return
+            except FelloeError as error:
+                if error.code != "replica_lost" or begun or attempt == 2:
+                    raise
+                if not await self.supervisor.replaced(client):
+                    raise
+
+    def _answer_with(self, client: HttpClient, request: InferenceRequest, ends_at: float) -> AsyncGenerator[Part, None]:
+        if self._properties is None:
             raise FelloeError("engine_failed", f"the engine of {self._model.name} is not ready")
-        seconds = max(0.001, request.deadline - (monotonic() - began))
-        async with aclosing(llama_answer(client, properties, request, seconds)) as parts:
-            async for part in parts:
-                yield part
+        return llama_answer(client, self._properties, request, max(0.001, ends_at - monotonic()))
 
 
 def _check_magic(path: Path) -> None:

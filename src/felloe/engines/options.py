@@ -48,8 +48,8 @@ class Upstream(Struct, frozen=True, kw_only=True):
 class ChildOptions(Struct, frozen=True, kw_only=True):
     """The one line of JSON that an engine child reads on its standard input.
 
-    `context` is the total of all slots; `alias` is the name that the child itself shows for the model. With a `socket` path the child listens there, else on a free port of
-    127.0.0.1, where `api_key` guards it.
+    `context` is the total of all slots; `alias` is the name that the child itself shows for the model. With a
+    `socket` path the child listens there, else on a free port of 127.0.0.1, where `api_key` guards it.
     """
 
     model: str

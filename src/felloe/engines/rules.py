@@ -65,7 +65,8 @@ _OUT_OF_MEMORY = re.compile(
 )
 _BAD_FILE = re.compile(
     r"error loading model: (?!llama_model_loader: failed)|gguf_|invalid magic|corrupted|not within the file bounds"
-    r"|failed to load model|unknown model architecture|mmap an empty file",
+    r"|failed to load model|unknown model architecture|mmap an empty file|chat_templates?_init: error"
+    r"|llama-(?:model|vocab|hparams|arch)\S*: GGML_ASSERT",
     re.I,
 )
 _PREFIX = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} [A-Z] (?:\S+\s+){0,2}?\S+: ")
@@ -77,7 +78,11 @@ def start_failure(file_name: str, lines: Sequence[str], exit_code: int | None) -
     for code, pattern in (("engine_start_failed", _OUT_OF_MEMORY), ("bad_model_file", _BAD_FILE)):
         line = next((line for line in lines if pattern.search(line)), None)
         if line is not None:
-            return FelloeError(code, f"{file_name}: {_reason(line)}")
+            place = "its chat template: " if "chat_template" in line else ""
+            return FelloeError(code, f"{file_name}: {place}{_reason(line)}")
+    if not lines:
+        # llama.cpp says nothing at all about some headers that it cannot read.
+        return FelloeError("bad_model_file", f"{file_name}: the engine could not read it and gave no reason")
     last = next((_reason(line) for line in reversed(lines) if line.strip()), "no reason in its log")
     ending = f"ended by signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"exit code {exit_code}"
     return FelloeError("engine_start_failed", f"{file_name}: the engine did not start ({ending}): {last}")
@@ -89,7 +94,7 @@ def _reason(line: str) -> str:
 
 
 _SAFE_AFTER_START = re.compile(
-    r"^(?:\d+\.\d\d\.\d{3}\.\d{3} [A-Z] (?:ggml|llama|CUDA)|\S*GGML_ASSERT\(|terminate called|CUDA error|ggml_)"
+    r"^(?:\d+\.\d\d\.\d{3}\.\d{3} [A-Z] (?:ggml|llama|CUDA)|\S+:\d+: GGML_ASSERT\(|terminate called|CUDA error|ggml_)"
 )
 _SHAPE = re.compile(r"^(\d+\.\d\d\.\d{3}\.\d{3} [A-Z] [A-Za-z_ ]{1,40}):")
 

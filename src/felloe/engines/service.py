@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import hashlib
-import logging
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -14,50 +12,13 @@ from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelName, is_model_name
 from felloe.domain.models import Model
 from felloe.domain.requests import InferenceRequest, Part
-from felloe.domain.roster import Replica, ReplicaState
+from felloe.domain.roster import Replica
+from felloe.engines.attachment import Attached
 from felloe.engines.llama_replica import LlamaReplica
 from felloe.engines.options import EngineOptions, Upstream
 from felloe.engines.rules import RestartPolicy
-from felloe.engines.upstream import ListedModel, UpstreamServer, as_model
+from felloe.engines.served import Served
 from felloe.host.files import make_private_directory
-
-_log = logging.getLogger(__name__)
-
-
-class Engine(Protocol):
-    """One served model, whatever serves it."""
-
-    @property
-    def replica(self) -> Replica: ...
-
-    def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]: ...
-
-    async def stop(self) -> None: ...
-
-
-class _Served:
-    """An engine and what this node is doing with it."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.active = 0
-        self.draining = False
-        self.idle = asyncio.Event()
-        self.idle.set()
-
-    def begin(self) -> None:
-        self.active += 1
-        self.idle.clear()
-
-    def end(self) -> None:
-        self.active -= 1
-        if self.active == 0:
-            self.idle.set()
-
-    @property
-    def replica(self) -> Replica:
-        replica = self.engine.replica
-        return msgspec.structs.replace(replica, state="draining") if self.draining else replica
 
 
 class Engines:
@@ -77,8 +38,8 @@ class Engines:
         self._clock = clock
         self._cores = cores
         self._policy = policy or RestartPolicy()
-        self._served: dict[ModelName, _Served] = {}
-        self._attached: dict[str, _Attached] = {}
+        self._served: dict[ModelName, Served] = {}
+        self._attached: dict[str, Attached] = {}
         self._callbacks: list[Callable[[], None]] = []
         self._closed = False
 
@@ -145,7 +106,7 @@ class Engines:
             policy=self._policy,
             on_change=self._changed,
         )
-        self._served[model.name] = _Served(engine)
+        self._served[model.name] = Served(engine)
         try:
             await engine.start()
         except BaseException:
@@ -189,7 +150,7 @@ class Engines:
             raise FelloeError("draining", "the engines are closed")
         if upstream.name in self._attached:
             raise FelloeError("already_loaded", f"the upstream {upstream.name!r} is attached already", param="name")
-        attached = _Attached(upstream, self._served, self._changed)
+        attached = Attached(upstream, self._served, self._changed)
         self._attached[upstream.name] = attached
         await attached.refresh()
         attached.keep_refreshing()
@@ -215,7 +176,7 @@ class Engines:
         self._changed()
 
 
-async def _drain(served: _Served, seconds: float) -> None:
+async def _drain(served: Served, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await served.idle.wait()
@@ -223,91 +184,3 @@ async def _drain(served: _Served, seconds: float) -> None:
 
 def _file_label(name: str) -> str:
     return "".join(character if character.isalnum() or character in "._-" else "-" for character in name)[:60]
-
-
-class _UpstreamModel:
-    """One model of an upstream server."""
-
-    def __init__(self, server: UpstreamServer, upstream: Upstream, listed: ListedModel) -> None:
-        self._server = server
-        self._upstream = upstream
-        self._model = as_model(listed)
-        self.state: ReplicaState = "ready"
-
-    @property
-    def replica(self) -> Replica:
-        return Replica(
-            model=self._model,
-            engine=f"upstream:{self._upstream.name}",
-            state=self.state,
-            slots=self._upstream.slots,
-            context=self._model.context,
-        )
-
-    def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]:
-        return self._server.answer(request)
-
-    async def stop(self) -> None:
-        """The server is not ours to stop."""
-
-
-class _Attached:
-    """One upstream server: keeps what it lists among the served models."""
-
-    def __init__(self, upstream: Upstream, served: dict[ModelName, _Served], changed: Callable[[], None]) -> None:
-        self._upstream = upstream
-        self._server = UpstreamServer(upstream)
-        self._served = served
-        self._changed = changed
-        self._mine: dict[ModelName, _UpstreamModel] = {}
-        self._refresher: asyncio.Task[None] | None = None
-
-    def replicas(self) -> tuple[Replica, ...]:
-        return tuple(each.replica for each in self._mine.values())
-
-    def keep_refreshing(self) -> None:
-        self._refresher = asyncio.create_task(self._refresh_forever(), name=f"upstream {self._upstream.name}")
-
-    async def _refresh_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._upstream.refresh_seconds)
-            await self.refresh()
-
-    async def refresh(self) -> None:
-        before = self.replicas()
-        try:
-            listed = await self._server.models()
-        except FelloeError as error:
-            if not before or any(each.state == "ready" for each in before):
-                _log.warning("%s", error.detail)
-            for model in self._mine.values():
-                model.state = "failed"
-        else:
-            self._take_over(listed)
-        if self.replicas() != before:
-            self._changed()
-
-    def _take_over(self, listed: list[ListedModel]) -> None:
-        wanted = {
-            ModelName(each.id): each for each in listed if not self._upstream.models or each.id in self._upstream.models
-        }
-        for name in [name for name in self._mine if name not in wanted]:
-            del self._mine[name], self._served[name]
-        for name, model in wanted.items():
-            if name in self._mine:
-                self._mine[name].state = "ready"
-            elif name in self._served:
-                _log.info("the upstream %s lists %s, which is served here already", self._upstream.name, name)
-            else:
-                self._mine[name] = _UpstreamModel(self._server, self._upstream, model)
-                self._served[name] = _Served(self._mine[name])
-
-    async def close(self) -> None:
-        if self._refresher is not None:
-            self._refresher.cancel()
-            await asyncio.wait([self._refresher])
-        for name in self._mine:
-            self._served.pop(name, None)
-        self._mine.clear()
-        await self._server.close()
-        self._changed()

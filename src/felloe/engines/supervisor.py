@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 _SOCKET_PATH_LIMIT = 100
 _STOP_SECONDS = 2.0
+_NOTICE_SECONDS = 2.0
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "TEMP", "VIRTUAL_ENV", "SYSTEMROOT", "XDG_RUNTIME_DIR")
 _KEPT_PREFIXES = ("LC_", "LD_", "DYLD_", "PYTHON", "CUDA", "NVIDIA", "GGML_", "HIP", "ROC", "HSA_", "VK_", "OMP_")
 
@@ -102,6 +103,15 @@ class Supervisor:
         reason = self.failure.detail if self.failure is not None else "it is starting again"
         raise FelloeError("engine_failed", f"the engine of {self._name} is not ready: {reason}", retry_after=1.0)
 
+    async def replaced(self, client: HttpClient) -> bool:
+        """After `client` failed: wait a moment until the death of its child is noticed; False if it lives."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_NOTICE_SECONDS):
+                while self._client is client:
+                    self._changed.clear()
+                    await self._changed.wait()
+        return self._client is not client
+
     async def stop(self) -> None:
         """End the child, gently for two seconds and then hard."""
         keeper, self._keeper = self._keeper, None
@@ -171,7 +181,9 @@ class Supervisor:
         exit_code = await process.wait()
         if self._log_task is not None:
             await self._log_task
-        lines = [*self._last_lines, reply.error] if reply.error else [*self._last_lines]
+        lines = [*self._last_lines]
+        if reply.error and "Failed to init server" not in reply.error:
+            lines.append(reply.error)
         raise start_failure(self._file_name, lines, exit_code)
 
     async def _copy_log(self, process: asyncio.subprocess.Process, ready: asyncio.Event) -> None:
@@ -190,6 +202,7 @@ class Supervisor:
 
     async def _end_process(self) -> int | None:
         client, self._client = self._client, None
+        self._changed.set()
         if client is not None:
             await client.close()
         process = self._process
@@ -211,6 +224,7 @@ class Supervisor:
     async def _keep(self) -> None:
         while True:
             reason = await self._watch()
+            self._become("starting", FelloeError("engine_failed", reason))
             code = await self._end_process()
             while True:
                 now = self._clock()
@@ -221,7 +235,7 @@ class Supervisor:
                     detail = f"the engine of {self._name} ended {decision.crashes} times, last: {reason}"
                     self._become("failed", FelloeError("engine_failed", detail))
                     return
-                self._become("starting", FelloeError("engine_failed", reason))
+                self.failure = FelloeError("engine_failed", reason)
                 await asyncio.sleep(decision.delay)
                 try:
                     await self._launch()
@@ -266,9 +280,11 @@ class Supervisor:
 
 def _environment() -> dict[str, str]:
     """What an engine needs of this process's environment; keys and tokens in it are none of its business."""
-    return {
+    kept = {
         name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES or name.startswith(_KEPT_PREFIXES)
     }
+    # Else a failed assertion starts a debugger on the child, which takes seconds and prints what it finds in memory.
+    return {**kept, "GGML_NO_BACKTRACE": "1"}
 
 
 def _address(text: str) -> Address:

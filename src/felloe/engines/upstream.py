@@ -182,7 +182,7 @@ class UpstreamServer:
     def _lost(self, error: HttpError) -> FelloeError:
         if error.kind == "timeout":
             return FelloeError("deadline_exceeded", f"the upstream {self._name}: {error}")
-        if error.kind == "broken":
+        if error.kind in ("broken", "connect"):
             return FelloeError("replica_lost", f"the upstream {self._name}: {error}")
         return self._failed(str(error))
 

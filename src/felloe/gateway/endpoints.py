@@ -52,7 +52,7 @@ class Endpoints:
         self._models = models
         self._status = status
         self._metrics = metrics
-        self._description = msgspec.json.encode(describe())
+        self._description: bytes | None = None
 
     def routes(self) -> list[BaseRoute]:
         """Paths and methods, in the order of matching."""
@@ -91,6 +91,8 @@ class Endpoints:
         return Response(self._metrics.render(), media_type=_METRICS_TYPE)
 
     async def _show_description(self, _: Request) -> Response:
+        if self._description is None:
+            self._description = msgspec.json.encode(describe())
         return Response(self._description, media_type="application/json")
 
 

@@ -32,6 +32,10 @@ class Wire(Protocol):
         """Write one chunk now; false when the connection does not take bytes at the moment."""
         ...
 
+    def is_gone(self) -> bool:
+        """Whether the client has closed the connection."""
+        ...
+
 
 WIRE = "felloe.wire"
 """The ASGI extension under which the wire is offered."""
@@ -112,8 +116,11 @@ class Exchange:
         return self._wire is not None and self._wire.write_chunk(events)
 
     async def write(self, events: bytes) -> None:
-        """Send whole events; waits while the client does not take them."""
+        """Send whole events; waits while the client does not take them. Raises `ClientGone`."""
         await self._send({"type": "http.response.body", "body": events, "more_body": True})
+        if self._wire is not None and self._wire.is_gone():
+            # ASGI's send returns at once then, and an answer that never pauses would hold the event loop for good.
+            raise ClientGone
 
     async def end_stream(self, events: bytes = b"") -> None:
         """Send the last events and end the answer."""

@@ -58,7 +58,7 @@ def _paths() -> dict[str, Any]:
 def _inference(body: str, answer: str, summary: str, *, streams: bool) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": _ref(answer)}}
     if streams:
-        content["text/event-stream"] = {"schema": _TEXT}
+        content["text/event-stream"] = {}
     reach = {
         "name": "x-felloe-reach",
         "in": "header",

@@ -57,8 +57,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        self.resume_writing()
         super().connection_lost(exc)
+        self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if self._discarding:
@@ -114,6 +114,10 @@ class GatewayProtocol(HttpToolsProtocol):
             return False
         self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
+
+    def is_gone(self) -> bool:
+        """Whether the client has closed the connection."""
+        return self.cycle.disconnected
 
     def pause_writing(self) -> None:
         super().pause_writing()

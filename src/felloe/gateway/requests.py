@@ -20,6 +20,8 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 TokenId = Annotated[int, Meta(ge=0, le=_INT32)]
 Window = Annotated[int, Meta(ge=-1, le=_INT32)]
 FunctionName = Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,128}$")]
+# Only described: a name that does not fit is a model that does not exist.
+ModelText = Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"})]
 StopString = Annotated[str, Meta(min_length=1, max_length=512)]
 JsonObject = dict[str, Any]
 OnlyFalse = Annotated[bool, Meta(extra_json_schema={"const": False})]
@@ -170,7 +172,7 @@ class StreamOptions(_Strict, kw_only=True):
 class GenerationBody(_Strict, kw_only=True):
     """What chat and text completions share: OpenAI's parameters, then llama.cpp's."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=128)]
+    model: ModelText
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Meta(ge=1, le=MOST_CHOICES)] | None = None
@@ -260,7 +262,7 @@ class CompletionBody(GenerationBody, kw_only=True):
 class EmbeddingBody(_Strict, kw_only=True):
     """The body of POST /v1/embeddings."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=128)]
+    model: ModelText
     input: Texts
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None

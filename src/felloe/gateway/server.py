@@ -25,6 +25,7 @@ from felloe.gateway.protocol import protocol_factory
 _log = logging.getLogger(__name__)
 _BACKLOG = 2048
 _LAST_WORDS_SECONDS = 2.0
+_POLL_SECONDS = 0.01
 
 
 class Gateway:
@@ -61,7 +62,8 @@ class Gateway:
                 refusal = start_refusal(listener, any_key=self._keys.any())
                 if refusal is not None:
                     raise FelloeError("bad_config", refusal)
-                prepared.append((listener, _bind(listener), _tls_context(listener)))
+                context = _tls_context(listener)
+                prepared.append((listener, _bind(listener), context))
         except BaseException:
             for _, opened, _ in prepared:
                 opened.close()
@@ -138,6 +140,18 @@ class _Server(uvicorn.Server):
             await self.on_tick(0)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), 1.0)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the idle connections at once and the others as they end; uvicorn's own sleeps in between."""
+        for server in self.servers:
+            server.close()
+        while not self.force_exit:
+            for connection in list(self.server_state.connections):
+                connection.shutdown()
+            # Also gives a connection that was being accepted the time to appear.
+            await asyncio.sleep(_POLL_SECONDS)
+            if not self.server_state.connections and not self.server_state.tasks:
+                break
 
     def close(self) -> None:
         """Stop listening; `serve` returns once the connections are gone."""

@@ -27,6 +27,7 @@ _CLOCK_TOLERANCE = datetime.timedelta(minutes=10)
 _ROOT_DAYS = 20 * 365
 _ISSUER_DAYS = 5 * 365
 _LARGEST_PEM = 16384
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 
 
 def hub_tls_name(network: NetworkId) -> str:
@@ -198,7 +199,7 @@ def key_of_request(request: str) -> Ed25519PublicKey:
         parsed = x509.load_pem_x509_csr(request.encode())
         key = parsed.public_key()
         proven = parsed.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise FelloeError("invalid_value", "the certificate request cannot be read", param="request") from error
     if not isinstance(key, Ed25519PublicKey) or not proven:
         raise FelloeError(
@@ -213,21 +214,30 @@ def read_chain(chain: str) -> list[x509.Certificate]:
         if len(chain) > _LARGEST_PEM:
             raise ValueError("too long")
         certificates = x509.load_pem_x509_certificates(chain.encode())
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise FelloeError("bad_state", "a certificate cannot be read") from error
     if len(certificates) > 4:
         raise FelloeError("bad_state", "a certificate chain is too long")
     return certificates
 
 
+def _key_of(certificate: x509.Certificate) -> Ed25519PublicKey | None:
+    """The certificate's key, or None when it is of another kind than this program uses."""
+    try:
+        key = certificate.public_key()
+    except _UNREADABLE:
+        return None
+    return key if isinstance(key, Ed25519PublicKey) else None
+
+
 def check_root(root: x509.Certificate, expected_pin: bytes) -> NetworkId:
     """The network whose root this is; raises `wrong_network` when it is not the pinned one or is damaged."""
-    key = root.public_key()
-    if not isinstance(key, Ed25519PublicKey) or pin(root) != expected_pin:
+    key = _key_of(root)
+    if key is None or pin(root) != expected_pin:
         raise FelloeError("wrong_network", "the hub's root certificate is not the one that the token names")
     try:
         root.verify_directly_issued_by(root)
-    except (ValueError, TypeError, InvalidSignature) as error:
+    except (*_UNREADABLE, InvalidSignature) as error:
         raise FelloeError("wrong_network", "the hub's root certificate is forged") from error
     return NetworkId(id_from_public_key(key.public_bytes_raw()))
 
@@ -239,9 +249,9 @@ def check_node_chain(chain: str, root: str, *, key: Ed25519PublicKey, role: Role
     Raises `bad_state`. (The X.509 verifier of `cryptography` follows the web's rules, which know no Ed25519.)
     """
     (trusted,) = read_chain(root)
-    trusted_key = trusted.public_key()
+    trusted_key = _key_of(trusted)
     certificates = read_chain(chain)
-    if len(certificates) != 2 or certificates[0].public_key() != key or not isinstance(trusted_key, Ed25519PublicKey):
+    if len(certificates) != 2 or _key_of(certificates[0]) != key or trusted_key is None:
         raise FelloeError("bad_state", "the certificate is for another key")
     leaf, issuer = certificates
     try:
@@ -249,7 +259,7 @@ def check_node_chain(chain: str, root: str, *, key: Ed25519PublicKey, role: Role
         leaf.verify_directly_issued_by(issuer)
         issues = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+    except (*_UNREADABLE, InvalidSignature, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
         raise FelloeError("bad_state", "the certificate does not lead to the network's root") from error
     if not issues or not all(one.not_valid_before_utc <= _time(now) < one.not_valid_after_utc for one in certificates):
         raise FelloeError("bad_state", "the certificate is not valid now; check this machine's clock")

@@ -87,6 +87,8 @@ def render_config(settings: ServerSettings, accounts: Mapping[str, str]) -> str:
             "store_dir": str(settings.directory / "jetstream"),
             "max_memory_store": settings.maximum_memory,
             "max_file_store": settings.maximum_disk,
+            # What was acknowledged must survive a power cut, too.
+            "sync_interval": "always",
         },
         # A frozen client is noticed within three intervals.
         "ping_interval": "2s",

@@ -23,3 +23,9 @@ def start_logging(folder: Path, level: str, *, terminal: bool = True) -> None:
     # These write request lines and headers at their lower levels; nothing of a request belongs into a log.
     for chatty in ("httpx", "httpcore", "asyncio", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").addFilter(_is_worth_telling)
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    # asyncio says this at every TLS connection that its peer closes first; it means nothing.
+    return "eof_received()" not in record.getMessage()

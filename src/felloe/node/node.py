@@ -48,7 +48,7 @@ from felloe.routing.router import Router
 
 logger = logging.getLogger(__name__)
 
-_HOUSEKEEPING_SECONDS = 30.0
+_HOUSEKEEPING_SECONDS = 10.0
 _GATEWAY_GRACE_SECONDS = 2.0
 
 
@@ -90,6 +90,7 @@ class Node:
             _gateway_config(config), self.router, self.ready_models, self.keys, self._gateway_status, Metrics()
         )
         self._operator: HttpServer | None = None
+        self._line_is_stale = False
         self._tasks: list[asyncio.Task[None]] = []
         self._wire()
 
@@ -97,6 +98,7 @@ class Node:
         """Who tells whom."""
         self.exchange.serve(AnsweringService(self.sealing, self.admission).handle)
         self.roster.on_loss(self.exchange.node_lost)
+        self.keeper.on_change(self._credential_changed)
         self.engines.on_change(self._replicas_changed)
         self.admission.on_change(lambda: self.roster.set_load(self.admission.load()))
 
@@ -171,6 +173,10 @@ class Node:
             issued_at=0,
         )
 
+    def _credential_changed(self, _: Credential) -> None:
+        # The server drops a connection when the credential it came with runs out; better to move in a quiet moment.
+        self._line_is_stale = True
+
     def _replicas_changed(self) -> None:
         self.admission.replicas_changed()
         self.roster.set_record(self._record())
@@ -195,11 +201,14 @@ class Node:
                 logger.error("a model was not loaded: %s", error)
 
     async def _keep_house(self) -> None:
-        """New sealing keys when they are due; what is free on this machine, for those who look."""
+        """New sealing keys when they are due, a fresh line for a fresh credential, what is free on this machine."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
             self.sealing.rotate_if_due()
             self.roster.set_record(self._record())
+            if self._line_is_stale and self.exchange.asked + self.exchange.answered == 0:
+                self._line_is_stale = False
+                await self.connection.redial()
 
     def _network_keys(self, value: bytes) -> None:
         try:

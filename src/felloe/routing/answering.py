@@ -18,15 +18,15 @@ logger = logging.getLogger(__name__)
 class Sealer(Protocol):
     """Seals the parts of one answer, in order."""
 
-    def seal(self, part: bytes) -> bytes: ...
+    def seal(self, part: bytes, /) -> bytes: ...
 
-    def finish(self, part: bytes = b"") -> bytes: ...
+    def finish(self, part: bytes = b"", /) -> bytes: ...
 
 
 class OpensRequests(Protocol):
     """This node's sealing keys."""
 
-    def open(self, sealed: bytes) -> tuple[bytes, Sealer]:
+    def open(self, sealed: bytes, /) -> tuple[bytes, Sealer]:
         """The request and what seals its answer; raises `unsealed` or `replayed`."""
         ...
 
@@ -34,14 +34,13 @@ class OpensRequests(Protocol):
 class Outgoing(Protocol):
     """The stream back to the asker. Sending waits while the asker grants no credit."""
 
-    @property
-    def asker(self) -> NodeId: ...
+    asker: NodeId
 
     async def send(self, message: bytes, /) -> None: ...
 
     async def finish(self, message: bytes = b"", /) -> None: ...
 
-    async def refuse(self, code: str, retry_after: float | None = None) -> None: ...
+    async def refuse(self, code: str, /) -> None: ...
 
 
 class AnsweringService:

@@ -19,7 +19,7 @@ class Opener(Protocol):
 
     finished: bool
 
-    def open(self, message: bytes) -> bytes: ...
+    def open(self, message: bytes, /) -> bytes: ...
 
 
 class Incoming(Protocol):

@@ -119,12 +119,8 @@ class Router:
         journey.begin()
         self._count_in(target, journey.request.model)
         try:
-            async with aclosing(self._ask(journey, target)) as source:
-                while True:
-                    with interruption:
-                        part = await anext(source, None)
-                    if part is None:
-                        raise FelloeError("replica_lost", "an answer ended before it was complete")
+            async with aclosing(interruption.guard(self._ask(journey, target))) as parts:
+                async for part in parts:
                     if held is not None:
                         self._deliver(journey, target, held)
                         yield held
@@ -138,6 +134,7 @@ class Router:
                     else:
                         self._deliver(journey, target, part)
                         yield part
+            raise FelloeError("replica_lost", "an answer ended before it was complete")
         finally:
             self._count_out(target, journey.request.model)
 

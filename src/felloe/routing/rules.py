@@ -182,9 +182,11 @@ def _draw_two(targets: Sequence[Target], good: Callable[[Target], bool], random:
 
 
 def _keep_two(targets: list[Target], random: Callable[[], float]) -> list[Target]:
-    while len(targets) > 2:
-        targets.pop(int(random() * len(targets)))
-    return targets
+    if len(targets) <= 2:
+        return targets
+    first = int(random() * len(targets))
+    second = int(random() * (len(targets) - 1))
+    return [targets[first], targets[second if second < first else second + 1]]
 
 
 def is_open(member: Member) -> bool:

@@ -116,7 +116,7 @@ async def test_usage_counts_prompt_and_answer(subject: Any) -> None:
 
 
 async def test_any_text_of_any_language_is_accepted(subject: Any) -> None:
-    messages = [{"role": "user", "content": "héllo 😀 日本 \u0000 \"quoted\" \\ \u2028"}]
+    messages = [{"role": "user", "content": 'héllo 😀 日本 \u0000 "quoted" \\ \u2028'}]
     answer = await subject.ask(messages=messages, max_tokens=4)
     assert answer.finish_reason in ("length", "stop")
 

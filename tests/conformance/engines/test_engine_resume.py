@@ -12,29 +12,44 @@ GREEDY: dict[str, Any] = {"max_tokens": 60, "repeat_penalty": 1.3}
 EMOJI = {"type": "json_schema", "json_schema": {"name": "word", "schema": {"const": "é😀日本 x"}}}
 
 
-def _cuts(answer: Any) -> list[int]:
-    """After how many pieces the answer may break: several places, the first and the last included."""
-    count = len(answer.pieces)
-    return [cut for cut in sorted({1, 2, count // 4, count // 2, count - 2, count - 1}) if 0 < cut < count]
-
-
-async def _check_every_cut(llama: Any, kind: str, **body: Any) -> None:
+async def _check_every_cut(llama: Any, kind: str, tokens_a_character: int = 1, **body: Any) -> None:
+    """Break the answer after some of its tokens, as often as its pieces may end there, and go on from their ids."""
     whole = await llama.ask(kind, **body)
-    for cut in _cuts(whole):
+    count = len(whole.ids)
+    assert count > 20
+    places = {1, 2, count // 4, count // 2, count - 8, count - 2}
+    for cut in sorted({place - place % tokens_a_character for place in places} - {0}):
+        rest = await llama.ask(kind, resume=TokenResume(whole.ids[:cut]), **body)
+        assert whole.ids[:cut] + rest.ids == whole.ids, f"cut after {cut} tokens"
+        assert whole.frames.endswith(rest.frames), f"cut after {cut} tokens"
+        assert len(rest.text) < len(whole.text)
+        assert rest.pieces[-1].number == whole.pieces[-1].number
+        assert (rest.usage.prompt, rest.usage.completion) == (whole.usage.prompt, whole.usage.completion)
+        assert rest.finish_reason == whole.finish_reason
+
+
+async def _check_every_piece(llama: Any, kind: str, **body: Any) -> None:
+    """Break the answer after each of its pieces."""
+    whole = await llama.ask(kind, **body)
+    for cut in range(1, len(whole.pieces)):
         before = whole.pieces[:cut]
         ids = tuple(each for piece in before for each in piece.ids)
         assert before[-1].number == len(ids)
         rest = await llama.ask(kind, resume=TokenResume(ids), **body)
         assert b"".join(piece.frames for piece in before) + rest.frames == whole.frames, f"cut after {cut} pieces"
-        assert ids + rest.ids == whole.ids
-        assert rest.pieces[-1].number == whole.pieces[-1].number
-        assert rest.usage.prompt == whole.usage.prompt
-        assert rest.usage.completion == whole.usage.completion
-        assert rest.finish_reason == whole.finish_reason
 
 
 async def test_a_greedy_chat_goes_on_exactly(llama: Any) -> None:
     await _check_every_cut(llama, "chat", **GREEDY)
+
+
+async def test_a_long_greedy_chat_goes_on_exactly_wherever_it_broke(llama: Any) -> None:
+    body = {"max_tokens": 600, "logit_bias": {"1": -100}}
+    whole = await llama.ask("chat", **body)
+    assert len(whole.ids) == 600
+    for cut in range(7, 600, 74):
+        rest = await llama.ask("chat", resume=TokenResume(whole.ids[:cut]), **body)
+        assert whole.ids[:cut] + rest.ids == whole.ids, f"cut after {cut} tokens"
 
 
 async def test_a_greedy_completion_goes_on_exactly(llama: Any) -> None:
@@ -51,32 +66,39 @@ async def test_an_answer_that_holds_text_back_for_a_stop_string_goes_on_exactly(
     stops = [plain.text[at : at + 6] + "\x00" for at in (4, 15, 30, 50)]
     held = await llama.ask("completion", prompt="import os\n\ndef ", stop=stops, **GREEDY)
     assert held.text == plain.text
-    assert len(held.pieces) < len(plain.pieces)
+    assert len(held.choices) < len(plain.choices)
     assert held.ids == plain.ids
-    await _check_every_cut(llama, "completion", prompt="import os\n\ndef ", stop=stops, **GREEDY)
+    await _check_every_piece(llama, "completion", prompt="import os\n\ndef ", stop=stops, **GREEDY)
 
 
 async def test_logprobs_go_on_with_the_right_offsets(llama: Any) -> None:
     body = {"prompt": "import os\n\ndef ", "logprobs": 2, **GREEDY}
     whole = await llama.ask("completion", **body)
-    ids = tuple(each for piece in whole.pieces[:9] for each in piece.ids)
+    ids = whole.ids[:9]
     rest = await llama.ask("completion", resume=TokenResume(ids), **body)
     offsets = [offset for choice in whole.choices for offset in (choice["logprobs"] or {}).get("text_offset", [])]
     resumed = [offset for choice in rest.choices for offset in (choice["logprobs"] or {}).get("text_offset", [])]
     assert resumed == offsets[len(ids) :]
 
 
-async def test_characters_of_several_tokens_keep_their_ids(llama: Any) -> None:
-    """The bytes of the emoji are four tokens, of which the engine tells only the last."""
-    emoji = [178, 259, 252, 228]
-    bias = {str(each): 100 for each in emoji}
-    answer = await llama.ask("completion", prompt="x = '", max_tokens=24, temperature=0, logit_bias=bias, top_k=4)
-    if "😀" in answer.text:
-        assert len(answer.ids) == answer.usage.completion
-    number = 0
-    for piece in answer.pieces[:-1]:
-        number += len(piece.ids)
-        assert piece.number == number
+async def test_characters_of_several_tokens_go_on_exactly(llama: Any) -> None:
+    """The bytes of the emoji are four tokens, of which the engine tells only the last; the others are found."""
+    bias = {str(each): 12 for each in (178, 259, 252, 228)}
+    body = {"prompt": "😀" * 20, "max_tokens": 40, "logit_bias": bias, "repeat_penalty": 1.5, "repeat_last_n": 3}
+    whole = await llama.ask("completion", ignore_eos=True, **body)
+    assert whole.text == "😀" * 10
+    assert whole.ids == (178, 259, 252, 228) * 10
+    await _check_every_cut(llama, "completion", tokens_a_character=4, ignore_eos=True, **body)
+    await _check_every_piece(llama, "completion", ignore_eos=True, **body)
+
+
+async def test_ids_that_cannot_be_found_are_not_guessed(llama: Any) -> None:
+    bias = {str(each): 12 for each in (178, 259, 252, 228)}
+    body = {"prompt": "😀" * 20, "max_tokens": 40, "logit_bias": bias, "repeat_penalty": 3.0, "repeat_last_n": 2}
+    answer = await llama.ask("completion", ignore_eos=True, **body)
+    assert "\ufffd" in answer.text
+    assert answer.pieces[-1].ids == ()
+    assert answer.pieces[-1].number == 40
 
 
 async def test_an_answer_that_had_reached_max_tokens_only_ends(llama: Any) -> None:

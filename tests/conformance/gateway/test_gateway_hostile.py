@@ -1,6 +1,7 @@
 """What strangers send: each is refused with a clear error, and the gateway goes on serving."""
 
 import asyncio
+import contextlib
 import gzip
 import json
 import ssl
@@ -38,10 +39,8 @@ class Client:
 
     async def close(self) -> None:
         self.writer.close()
-        try:
+        with contextlib.suppress(OSError):
             await self.writer.wait_closed()
-        except OSError:
-            pass
 
 
 async def dial(house: House, context: ssl.SSLContext | None = None) -> Client:
@@ -82,9 +81,9 @@ BAD_BODIES: dict[str, tuple[bytes, str, str | None]] = {
     "no JSON": (b"model=tiny", "invalid_json", None),
     "two values": (chat() + b"{}", "invalid_json", None),
     "not an object": (b"[1]", "invalid_type", None),
-    "NaN": (b'{"model":"m","messages":[],"temperature":NaN}', "invalid_json", None),
-    "deep list": (DEEP + b"]" * 100_000, "invalid_type", None),
-    "deep unknown field": (b'{"x":' + DEEP + b"]" * 100_000 + b"}", "unknown_parameter", "x"),
+    "NaN": (chat(seed=0).replace(b'"seed": 0', b'"seed": NaN'), "invalid_json", None),
+    "deep list": (DEEP + b"]" * 100_000, "invalid_value", None),
+    "deep unknown field": (b'{"x":' + DEEP + b"]" * 100_000 + b"}", "invalid_value", None),
     "deep free-form field": (b'{"chat_template_kwargs":{"x":' + DEEP + b"]" * 100_000 + b"}}", "invalid_value", None),
     "100 levels deep": (
         chat(chat_template_kwargs=json.loads('{"x":' * 100 + "1" + "}" * 100)),
@@ -190,7 +189,7 @@ async def test_a_chunked_body_that_grows_too_large_is_refused(house: House) -> N
 async def test_an_endless_body_is_cut(start_gateway: Any) -> None:
     house = await start_gateway(limits=Limits(body_bytes=1000, discarded_bytes=2**20))
     client = await dial(house)
-    with pytest.raises(OSError):  # noqa: PT011 the kernel names it reset or broken pipe
+    with pytest.raises(OSError):
         await client.send(request(b"", length=10**15))
         while True:
             await client.send(b" " * 2**20)
@@ -236,7 +235,7 @@ async def test_a_bad_authorization_header_is_refused(start_gateway: Any, name: s
     house = await start_gateway(require_key=require_key)
     status, headers, answer = await ask(house, request(chat(), *BAD_AUTHORIZATION[name]))
     assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
-    assert headers["www-authenticate"] == "Bearer"
+    assert headers["www-authenticate"] == "bearer"
     assert house.answers.requests == []
 
 
@@ -323,9 +322,8 @@ async def test_a_slow_body_times_out(start_gateway: Any) -> None:
 async def test_a_silent_connection_is_cut(start_gateway: Any) -> None:
     house = await start_gateway(limits=SHORT)
     client = await dial(house)
-    with pytest.raises(OSError):  # noqa: PT011 the kernel names it reset
+    with contextlib.suppress(ConnectionResetError):
         assert await asyncio.wait_for(client.reader.read(), 10) == b""
-        raise ConnectionResetError
     await client.close()
 
 

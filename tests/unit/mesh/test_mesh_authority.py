@@ -1,10 +1,13 @@
 """The network's keys: kept, replaced, and never mixed with another network's."""
 
 import time
+from base64 import b64encode
+from random import Random
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId, id_from_public_key
@@ -142,6 +145,43 @@ def test_a_request_proves_its_key() -> None:
         with pytest.raises(FelloeError) as caught:
             key_of_request(wrong)
         assert caught.value.code == "invalid_value"
+
+
+def damaged(der: bytes, random: Random) -> bytes:
+    """The same bytes with one to three of them changed, lost or added."""
+    changed = bytearray(der)
+    for _ in range(random.randint(1, 3)):
+        place = random.randrange(len(changed))
+        changed[place : place + random.randint(0, 1)] = random.randbytes(random.randint(0, 1))
+    return bytes(changed)
+
+
+def in_pem(der: bytes, label: str) -> str:
+    return f"-----BEGIN {label}-----\n{b64encode(der).decode()}\n-----END {label}-----\n"
+
+
+def test_damaged_requests_and_certificates_fail_in_no_other_way_than_refusal() -> None:
+    random = Random(8471)
+    authority = NetworkAuthority.create(NOW)
+    request = x509.load_pem_x509_csr(make_request(KEY).encode()).public_bytes(Encoding.DER)
+    chain = [one.public_bytes(Encoding.DER) for one in read_chain(authority.issue(RAW, "hub", NOW).certificate)]
+    root = read_chain(authority.root)[0].public_bytes(Encoding.DER)
+    for number in range(3000):
+        parts = [request, *chain, root]
+        parts[number % 4] = damaged(parts[number % 4], random)
+        asked, leaf, issuer, trusted = parts
+        if parts == [request, *chain, root]:
+            continue
+        with pytest.raises(FelloeError):
+            key_of_request(in_pem(asked, "CERTIFICATE REQUEST"))
+            check_root(read_chain(in_pem(trusted, "CERTIFICATE"))[0], authority.pin)
+            credential = Credential(
+                certificate=in_pem(leaf, "CERTIFICATE") + in_pem(issuer, "CERTIFICATE"),
+                user_token="",
+                issued_at=0,
+                expires_at=1,
+            )
+            check(credential, in_pem(trusted, "CERTIFICATE"), role="hub")
 
 
 def test_nkeys_are_checked() -> None:

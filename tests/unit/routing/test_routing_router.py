@@ -14,6 +14,7 @@ from felloe.domain.roster import Load, Member
 from felloe.routing.admission import Admission
 from felloe.routing.interruption import Interruption
 from felloe.routing.router import Router
+from felloe.routing.rules import MOST_BARREN_FAILURES
 from routing_fakes import (
     Death,
     Deaths,
@@ -205,6 +206,13 @@ async def test_the_only_replica_gets_a_second_chance():
     assert b"".join(piece.frames for piece in pieces) == Score(5).frames
 
 
+async def test_there_is_no_third_chance():
+    world = World(dying(0, 0, 0, 0), patience=0.05)
+    _, _, error = await asyncio.wait_for(world.ask(), 5)
+    assert error is not None and error.code == "no_replica"
+    assert len(world.nodes.asked) == 2
+
+
 async def test_busy_replicas_are_passed_over_and_the_smallest_wait_is_told():
     engines = [FakeEngines(Score(1), make_replica(slots=1)) for _ in range(2)]
     world = World(*engines, queue_limit=0, patience=60.0)
@@ -242,6 +250,29 @@ async def test_a_prompt_too_long_here_is_tried_where_slots_are_longer():
     alone = World(FakeEngines(None, make_replica(context=512)), here=here, patience=60.0)
     _, _, error = await alone.ask()
     assert error is not None and error.code == "context_length_exceeded"
+
+
+async def test_a_request_that_kills_every_engine_is_given_up():
+    engines = [dying(1, 1, 1) for _ in range(8)]
+    world = World(*engines)
+    pieces, done, error = await world.ask()
+    assert done is None and len(pieces) == 1
+    assert error is not None and error.code == "engine_failed"
+    assert len(world.nodes.asked) == 1 + MOST_BARREN_FAILURES
+
+
+async def test_a_deadline_leaves_no_timer_behind(monkeypatch: pytest.MonkeyPatch):
+    loop = asyncio.get_running_loop()
+    timers: list[asyncio.TimerHandle] = []
+    call_later = loop.call_later
+
+    def recording(*arguments: object) -> asyncio.TimerHandle:
+        timers.append(call_later(*arguments))  # type: ignore[arg-type]
+        return timers[-1]
+
+    monkeypatch.setattr(loop, "call_later", recording)
+    await World(here=FakeEngines(Score(3))).ask()
+    assert timers and all(timer.cancelled() for timer in timers)
 
 
 async def test_a_deadline_ends_a_silent_answer():

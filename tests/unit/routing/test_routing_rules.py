@@ -60,6 +60,12 @@ def test_the_less_pressed_of_two_is_chosen():
         assert chosen is not None and chosen.node == node_id(2)
 
 
+def test_two_different_nodes_are_drawn():
+    there = others(busy_member(1, 1), busy_member(2, 0), busy_member(3, 1))
+    chosen = rules.choose(WANTED, None, there, lambda *_: False, lambda: 0.0)
+    assert chosen is not None and chosen.node == node_id(2)
+
+
 def test_more_free_slots_break_a_tie():
     for seed in range(20):
         chosen = choose(None, others(busy_member(1, 0, slots=1), busy_member(2, 0, slots=8)), seed=seed)

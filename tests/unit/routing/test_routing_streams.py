@@ -14,6 +14,7 @@ from felloe.domain.requests import Done, Failure, Part, Piece, ReplayResume, Tok
 from felloe.routing.admission import Admission
 from felloe.routing.answering import AnsweringService
 from felloe.routing.outbox import Outbox
+from felloe.routing.progress import Progress
 from felloe.routing.remote import RemoteAnswers
 from felloe.routing.replay import replayed
 from felloe.routing.wire import PartReader, WirePart, encode_parts, encode_request
@@ -37,6 +38,7 @@ from routing_fakes import (
     settle,
 )
 
+DONE = Done(Usage(1, 2), "stop")
 NODE = node_id(1)
 RECORD = make_member(NODE, make_replica()).record
 
@@ -233,9 +235,9 @@ async def scripted(*messages: bytes, request: object = None) -> tuple[list[Piece
         (),
         (b"1:" + encode_parts([Piece(1, (1,), b"x")])[0],),
         (b"end 1:" + encode_parts([Piece(1, (1,), b"x")])[0],),
-        (b"1:" + encode_parts([Piece(2, (1,), b"x")])[0],),
-        (b"1:" + encode_parts([Piece(1, (1,), b"x"), Piece(3, (3,), b"x")])[0],),
-        (b"1:" + encode_parts([Piece(2, (1, 2), b"x"), Piece(1, (), b"x")])[0],),
+        (b"end 1:" + encode_parts([Piece(2, (1,), b"x"), DONE])[0],),
+        (b"end 1:" + encode_parts([Piece(1, (1,), b"x"), Piece(3, (3,), b"x"), DONE])[0],),
+        (b"end 1:" + encode_parts([Piece(2, (1, 2), b"x"), Piece(1, (), b"x"), DONE])[0],),
         (b"1:junk",),
     ],
 )
@@ -270,6 +272,41 @@ async def test_closing_the_answer_closes_the_stream_and_frees_the_other_nodes_sl
     await exchange.close()
 
 
+def delivered(*pieces: Piece) -> Progress:
+    progress = Progress()
+    for piece in pieces:
+        progress.take(piece)
+    return progress
+
+
+def test_nothing_delivered_starts_from_the_beginning():
+    assert delivered().resume() is None
+
+
+def test_tokens_with_ids_resume_by_them():
+    assert delivered(Piece(0, (), b"r"), Piece(2, (5, 6), b"ab")).resume() == TokenResume((5, 6))
+
+
+def test_a_role_frame_alone_resumes_by_replay_and_the_tokens_after_it_by_ids():
+    progress = delivered(Piece(0, (), b"role"))
+    assert progress.resume() == prefix(b"role")
+    progress.take(Piece(1, (5,), b"a"))
+    assert progress.resume() == TokenResume((5,))
+
+
+def test_tokens_without_ids_resume_by_replay_from_then_on():
+    progress = delivered(Piece(1, (5,), b"a"), Piece(3, (), b"bc"))
+    assert progress.resume() == prefix(b"abc")
+    progress.take(Piece(5, (7, 8, 9, 10), b"de"))
+    assert progress.resume() == prefix(b"abcde"), "ids that came after a cut piece cannot be trusted to be complete"
+
+
+def test_many_pieces_are_hashed_as_one():
+    frames = [b"%d" % number for number in range(1000)]
+    progress = delivered(*(Piece(number, (), frame) for number, frame in enumerate(frames)))
+    assert progress.resume() == prefix(b"".join(frames))
+
+
 async def of(*parts: Part) -> AsyncGenerator[Part, None]:
     for part in parts:
         yield part
@@ -277,9 +314,6 @@ async def of(*parts: Part) -> AsyncGenerator[Part, None]:
 
 def prefix(data: bytes) -> ReplayResume:
     return ReplayResume(len(data), hashlib.blake2b(data, digest_size=32).digest())
-
-
-DONE = Done(Usage(1, 2), "stop")
 
 
 async def replay(resume: ReplayResume, *parts: Part) -> tuple[list[Piece], Done | None, FelloeError | None]:

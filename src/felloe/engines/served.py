@@ -1,0 +1,46 @@
+"""A served model on this node: its engine, and how many answers it is giving."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+import msgspec
+
+from felloe.domain.requests import InferenceRequest, Part
+from felloe.domain.roster import Replica
+
+
+class Engine(Protocol):
+    """One served model, whatever serves it."""
+
+    @property
+    def replica(self) -> Replica: ...
+
+    def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]: ...
+
+    async def stop(self) -> None: ...
+
+
+class Served:
+    """An engine and what this node is doing with it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.active = 0
+        self.draining = False
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def begin(self) -> None:
+        self.active += 1
+        self.idle.clear()
+
+    def end(self) -> None:
+        self.active -= 1
+        if self.active == 0:
+            self.idle.set()
+
+    @property
+    def replica(self) -> Replica:
+        replica = self.engine.replica
+        return msgspec.structs.replace(replica, state="draining") if self.draining else replica

@@ -1,0 +1,160 @@
+"""Neither the message server nor the wire nor any file ever holds a prompt or an answer, even at DEBUG logging.
+
+A recorder with the hub's own certificate stands between the asking spoke and the message server: it sees, after TLS,
+exactly what the server sees. The raw bytes of all loopback traffic are recorded too where the test may do that.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from felloe.mesh.certificates import client_context, hub_tls_name
+from networks import TINY_MODEL, Network, NodeProcess, free_ports, wait_for
+
+MARK = "zanzibar quetzal"
+CONTENT = f"Write a function that returns {MARK}"
+_READ = 65536
+
+
+class Recorder:
+    """A TLS relay in front of the message server that keeps every byte of both directions."""
+
+    def __init__(self, hub: NodeProcess, port: int, target: int, root: str, name: str) -> None:
+        self.seen: list[bytes] = []
+        self._target = target
+        self._name = name
+        self._client = client_context(root)
+        self._server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._server.load_cert_chain(hub.home.keys / "node.crt", hub.home.keys / "node.key")
+        self._listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                accepted, _ = self._listener.accept()
+                threading.Thread(target=self._relay, args=(accepted,), daemon=True).start()
+
+    def _relay(self, accepted: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            near = self._server.wrap_socket(accepted, server_side=True)
+            far = self._client.wrap_socket(
+                socket.create_connection(("127.0.0.1", self._target)), server_hostname=self._name
+            )
+            threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
+            self._pump(far, near)
+
+    def _pump(self, source: ssl.SSLSocket, sink: ssl.SSLSocket) -> None:
+        with contextlib.suppress(OSError), source, sink:
+            while data := source.recv(_READ):
+                self.seen.append(data)
+                sink.sendall(data)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+class Sniffer:
+    """Everything that crosses the loopback interface to or from some ports; needs the right to capture."""
+
+    def __init__(self, ports: set[int]) -> None:
+        self.seen: list[bytes] = []
+        self._ports = ports
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self._socket.bind(("lo", 0))
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while packet := self._socket.recv(_READ):
+                header = 14 + (packet[14] & 15) * 4
+                ends = (packet[header : header + 2], packet[header + 2 : header + 4])
+                if any(int.from_bytes(end, "big") in self._ports for end in ends):
+                    self.seen.append(packet)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def spied(tmp_path: Path) -> Iterator[tuple[Network, Recorder]]:
+    network = Network(tmp_path, log_level="debug")
+    recorder = None
+    try:
+        network.start_hub()
+        token = network.invite("--uses", "2")
+        (port,) = free_ports(1)
+        asking = network.prepare_spoke("asking")
+        asking.run("join", "-", "--no-start", stdin=token)
+        path = asking.home.state / "membership.json"
+        membership = json.loads(path.read_text())
+        membership["nats_urls"] = [f"tls://127.0.0.1:{port}"]
+        path.write_text(json.dumps(membership))
+        name = hub_tls_name(membership["network"])
+        recorder = Recorder(network.hub, port, network.peer["mesh_port"], membership["root"], name)
+        asking.start("up").wait_until_up()
+        serving = network.prepare_spoke("serving")
+        serving.start("join", "-", "--model", str(TINY_MODEL), stdin=token).wait_until_up()
+        wait_for("the model", lambda: asking.replicas_of("tiny-python"))
+        yield network, recorder
+    finally:
+        network.close()
+        if recorder is not None:
+            recorder.close()
+
+
+def ask(node: NodeProcess) -> str:
+    """An answer, long enough to be recognised."""
+    answer = node.client().chat.completions.create(
+        model="tiny-python",
+        messages=[{"role": "user", "content": CONTENT}],
+        temperature=0,
+        max_tokens=60,
+        extra_body={"logit_bias": {"1": -100}},
+    )
+    return answer.choices[0].message.content or ""
+
+
+def words_of(text: str) -> list[str]:
+    """Pieces of a text that would give it away, the long lines first."""
+    return [line.strip() for line in text.splitlines() if len(line.strip()) > 15] or [text[:40]]
+
+
+def test_neither_server_nor_disk_ever_holds_the_text(spied: tuple[Network, Recorder], tmp_path: Path) -> None:
+    network, recorder = spied
+    answer = ask(network.nodes[1])
+    assert len(answer) > 40
+    secrets = [MARK, *words_of(answer)]
+    server_saw = b"".join(recorder.seen)
+    assert b".infer" in server_saw, "the recorder saw no request, so it proves nothing"
+    for secret in secrets:
+        assert secret.encode() not in server_saw
+        assert json.dumps(secret)[1:-1].encode() not in server_saw
+    network.close()
+    for path in sorted(tmp_path.rglob("*")):
+        if path.is_file() and path.suffix != ".gguf":
+            data = path.read_bytes()
+            for secret in secrets:
+                assert secret.encode() not in data, f"{path} holds what was said"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="capturing packets needs root on Linux")
+def test_the_wire_carries_only_tls(spied: tuple[Network, Recorder]) -> None:
+    network, _ = spied
+    sniffer = Sniffer({network.peer["mesh_port"], network.peer["port"]})
+    try:
+        answer = ask(network.nodes[1])
+        wire = b"".join(sniffer.seen)
+    finally:
+        sniffer.close()
+    assert len(wire) > 10_000
+    for secret in [MARK, *words_of(answer), ".infer"]:
+        assert secret.encode() not in wire

@@ -1,0 +1,305 @@
+"""The HTTP client against a server that does what a test tells it."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from felloe.engines.http_client import HttpClient, HttpError, TcpAddress, UnixAddress
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Server:
+    """Runs one handler per connection on a free port; counts connections."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.port = 0
+        self._handler: Handler | None = None
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, handler: Handler) -> HttpClient:
+        self._handler = handler
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return HttpClient(TcpAddress("127.0.0.1", self.port), connect_seconds=1)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert self._handler is not None
+        self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._handler(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+            self._tasks.discard(task)
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._server.wait_closed()
+
+
+@pytest.fixture
+async def server() -> AsyncGenerator[Server, None]:
+    made = Server()
+    yield made
+    await made.stop()
+
+
+async def _head(reader: asyncio.StreamReader) -> bytes:
+    return await reader.readuntil(b"\r\n\r\n")
+
+
+def sending(answer: bytes) -> Handler:
+    """A handler that answers every request of a connection alike, then waits for the next."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await _head(reader)
+            writer.write(answer)
+            await writer.drain()
+
+    return handle
+
+
+async def test_an_answer_is_read_and_its_connection_used_again(server: Server) -> None:
+    client = await server.start(sending(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello"))
+    for _ in range(3):
+        with await client.request("GET", "/x") as exchange:
+            assert (exchange.status, exchange.header(b"x-a")) == (200, b"b")
+            assert await exchange.read_all() == b"hello"
+    assert server.connections == 1
+    await client.close()
+
+
+async def test_chunks_come_as_they_are_sent(server: Server) -> None:
+    gate = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+        await gate.wait()
+        writer.write(b"3\r\ntwo\r\n0\r\n\r\n")
+
+    client = await server.start(handle)
+    with await client.request("GET", "/") as exchange:
+        assert await exchange.read() == b"one"
+        gate.set()
+        assert await exchange.read() == b"two"
+        assert await exchange.read() == b""
+    await client.close()
+
+
+async def test_an_answer_without_a_length_ends_with_its_connection(server: Server) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nall of it")
+
+    client = await server.start(handle)
+    with await client.request("GET", "/") as exchange:
+        assert await exchange.read_all() == b"all of it"
+    await client.close()
+
+
+async def test_an_informational_answer_is_passed_over(server: Server) -> None:
+    client = await server.start(
+        sending(b"HTTP/1.1 100 Continue\r\nx: y\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    )
+    with await client.request("GET", "/") as exchange:
+        assert await exchange.read_all() == b"ok"
+        assert exchange.header(b"x") == b""
+    await client.close()
+
+
+async def test_a_stale_pooled_connection_is_replaced_once(server: Server) -> None:
+    """The server closes on the second request without a word, as some do after a stream."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await writer.drain()
+        await _head(reader)
+
+    client = await server.start(handle)
+    for _ in range(3):
+        with await client.request("POST", "/", b"{}") as exchange:
+            assert await exchange.read_all() == b"ok"
+    assert server.connections == 3
+    await client.close()
+
+
+async def test_a_fresh_connection_that_breaks_is_not_tried_again(server: Server) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader)
+
+    client = await server.start(handle)
+    with pytest.raises(HttpError) as caught:
+        await client.request("GET", "/")
+    assert caught.value.kind == "broken"
+    assert server.connections == 1
+    await client.close()
+
+
+async def test_closing_early_aborts_the_connection(server: Server) -> None:
+    gone = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+        try:
+            await reader.read(1)
+        finally:
+            gone.set()
+
+    client = await server.start(handle)
+    with await client.request("GET", "/") as exchange:
+        assert await exchange.read() == b"one"
+    await asyncio.wait_for(gone.wait(), 1)
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (b"this is no HTTP\r\n\r\n", "malformed"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "malformed"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "malformed"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nabc", "malformed"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 100_000 + b"\r\n\r\n", "too_large"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 20_000, "too_large"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2000, "too_large"),
+    ],
+)
+async def test_a_hostile_answer_is_refused(server: Server, answer: bytes, kind: str) -> None:
+    client = await server.start(sending(answer))
+    with pytest.raises(HttpError) as caught, await client.request("GET", "/", body_limit=1000) as exchange:
+        await exchange.read_all()
+    assert caught.value.kind == kind
+    await client.close()
+
+
+async def test_a_truncated_answer_is_broken_not_complete(server: Server) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+
+    client = await server.start(handle)
+    with await client.request("GET", "/") as exchange:
+        assert await exchange.read() == b"one"
+        with pytest.raises(HttpError) as caught:
+            await exchange.read()
+    assert caught.value.kind == "broken"
+    await client.close()
+
+
+async def test_an_endless_answer_is_cut_at_its_limit_and_does_not_fill_memory(server: Server) -> None:
+    sent = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await _head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+            await writer.drain()
+            sent += 65536
+
+    client = await server.start(handle)
+    with await client.request("GET", "/", body_limit=64 * 1024 * 1024) as exchange:
+        await exchange.read()
+        before = -1
+        while before != sent:  # the reader rests; the server must come to a halt by back-pressure
+            before = sent
+            for _ in range(50):
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.02)
+        assert sent < 32 * 1024 * 1024
+        with pytest.raises(HttpError) as caught:
+            await exchange.read_all()
+    assert caught.value.kind == "too_large"
+    await client.close()
+
+
+@pytest.mark.parametrize("limit", ["headers", "whole", "silence"])
+async def test_a_slow_answer_is_given_up(server: Server, limit: str) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader)
+        if limit != "headers":
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        await reader.read()
+
+    client = await server.start(handle)
+    header_seconds = 0.05 if limit == "headers" else 5.0
+    with (
+        pytest.raises(HttpError) as caught,
+        await client.request("GET", "/", header_seconds=header_seconds) as exchange,
+    ):
+        if limit == "whole":
+            exchange.expire_in(0.05)
+        else:
+            exchange.expire_when_silent(0.05)
+        await exchange.read_all()
+    assert caught.value.kind == "timeout"
+    await client.close()
+
+
+async def test_nobody_listening_is_told_apart(server: Server) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        client = HttpClient(TcpAddress("127.0.0.1", probe.getsockname()[1]))
+        with pytest.raises(HttpError) as caught:
+            await client.request("GET", "/")
+    assert caught.value.kind == "connect"
+    await server.start(sending(b""))
+
+
+async def test_a_unix_socket_is_an_address_too(tmp_path: Path) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await reader.read()
+        writer.close()
+
+    path = tmp_path / "s.sock"
+    server = await asyncio.start_unix_server(handle, path)
+    client = HttpClient(UnixAddress(str(path)))
+    with await client.request("GET", "/") as exchange:
+        assert await exchange.read_all() == b"ok"
+    await client.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_closing_the_client_fails_what_is_under_way(server: Server) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await reader.read()
+
+    client = await server.start(handle)
+    with await client.request("GET", "/") as exchange:
+        reading = asyncio.create_task(exchange.read())
+        await asyncio.sleep(0)
+        await client.close()
+        with pytest.raises(HttpError):
+            await reading
+    with pytest.raises(HttpError):
+        await client.request("GET", "/")
+
+
+def test_a_header_cannot_smuggle_a_line() -> None:
+    with pytest.raises(ValueError, match="control character"):
+        HttpClient(TcpAddress("127.0.0.1", 1), headers={"authorization": "Bearer a\r\nx: y"})
