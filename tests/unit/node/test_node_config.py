@@ -1,0 +1,79 @@
+"""Every setting is checked, and what is wrong is named."""
+
+from pathlib import Path
+
+import pytest
+
+from felloe.domain.errors import FelloeError
+from felloe.node.config import ApiConfig, NodeConfig, load_config
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "config.toml").write_text(text)
+    return folder
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    assert load_config(tmp_path, {}) == NodeConfig()
+
+
+def test_the_file_is_read(tmp_path: Path) -> None:
+    home = written(
+        tmp_path, 'name = "den"\nmodels = ["tiny-python"]\n[api]\nport = 9000\n[upstreams.o]\nurl = "http://x/v1"'
+    )
+    config = load_config(home, {})
+    assert (config.name, config.models, config.api.port) == ("den", ("tiny-python",), 9000)
+    assert config.upstreams["o"].url == "http://x/v1"
+
+
+def test_the_environment_wins(tmp_path: Path) -> None:
+    home = written(tmp_path, "[api]\nport = 9000")
+    environment = {
+        "FELLOE_HOME": "/elsewhere",
+        "FELLOE_API_KEY": "for the chat command",
+        "FELLOE_API_PORT": "9001",
+        "FELLOE_API_REQUIRE_KEY": "true",
+        "FELLOE_API_NAMES": "den, den.local",
+        "FELLOE_LOG_LEVEL": "debug",
+    }
+    config = load_config(home, environment)
+    assert config.api == ApiConfig(port=9001, require_key=True, names=("den", "den.local"))
+    assert config.log_level == "debug"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[api]\nprot = 1", "prot"),
+        ("[api]\nport = 'x'", "api.port"),
+        ("[api]\nport = 70000", "api.port"),
+        ("[api]\ntls_key = 'k.pem'", "api.tls_certificate"),
+        ("naem = 'den'", "naem"),
+        ("name = 'a b'", "name"),
+        ("name = '../up'", "name"),
+        ("log_level = 'chatty'", "log_level"),
+        ("models = ['../../etc/passwd']", "models"),
+        ("[engine]\nslots = 0", "engine.slots"),
+        ("[engine]\nqueue = -1", "engine.queue"),
+        ("[engine]\ncontext = -5", "engine.context"),
+        ("[upstreams.o]\nurl = 'file:///etc/passwd'", "upstreams.o.url"),
+        ("[upstreams.o]\nurl = 'http://x'\nslots = 0", "upstreams.o.slots"),
+        ("api = 3", "api"),
+        ("this is no TOML", "TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(FelloeError) as wrong:
+        load_config(written(tmp_path, text), {})
+    assert wrong.value.code == "bad_config"
+    assert named in wrong.value.detail
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"FELLOE_PROT": "1"}, {"FELLOE_API_PROT": "1"}, {"FELLOE_API_PORT": "many"}, {"FELLOE_UPSTREAMS": "x"}],
+)
+def test_a_wrong_variable_is_named(tmp_path: Path, environment: dict[str, str]) -> None:
+    with pytest.raises(FelloeError) as wrong:
+        load_config(tmp_path, environment)
+    assert next(iter(environment)) in wrong.value.detail
