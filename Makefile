@@ -27,11 +27,12 @@ up: $(VENV)/core ## set up, then start the demo network: one hub, two spokes, th
 test: check ## set up, check and test everything that is quick (under 12 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
-check: $(VENV)/dev ## formatting, lint, types, floors
+check: $(VENV)/dev ## formatting, lint, types, floors, and what the docs name
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/docs
 
 format: $(VENV)/dev ## format and fix what can be fixed
 	$(BIN)/ruff format .

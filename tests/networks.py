@@ -95,8 +95,9 @@ class NodeProcess:
         """The operator API's answer, or None while the node is not up."""
         if self.process is not None and self.process.poll() is not None:
             raise AssertionError(f"{self.name} ended: {self.last_words()}")
-        if not self.home.operator_socket.exists():
-            return None
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(self.home.operator_socket)) != 0:
+                return None
         transport = httpx.HTTPTransport(uds=str(self.home.operator_socket))
         try:
             with httpx.Client(transport=transport, base_url="http://felloe", timeout=5) as client:

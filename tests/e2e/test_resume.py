@@ -86,3 +86,19 @@ def test_a_killed_node_is_known_dead_within_a_second_and_a_frozen_one_within_six
     wait_for("the frozen node to be gone", lambda: own_network.hub.sees(alive={"hub"}), 6.0)
     frozen.signal(signal.SIGCONT)
     wait_for("the thawed node to be back", lambda: own_network.hub.sees(alive={"hub", "frozen"}), 20.0)
+
+
+@pytest.mark.slow
+def test_fifty_killed_replicas_cost_no_answer(own_network: Network) -> None:
+    """Each round kills the replica that is answering, then brings it back."""
+    empty = own_network.add_spoke("empty")
+    serving = {name: own_network.add_serving_spoke(name) for name in ("serving-a", "serving-b")}
+    undisturbed = ask(empty)
+
+    def kill_and_restart(node: NodeProcess) -> None:
+        node.kill()
+        node.start("up")
+
+    for number in range(50):
+        assert interrupt_once(own_network, empty, kill_and_restart) == undisturbed, f"round {number}"
+        wait_for("both to serve again", lambda: empty.replicas_of(MODEL) == set(serving))

@@ -131,8 +131,8 @@ async def _decoded(request: Request, kind: Any) -> Any:
             raise FelloeError("body_too_large", f"the request is larger than {_MOST_BODY_BYTES} bytes")
     try:
         return msgspec.json.decode(bytes(body), type=kind)
-    except msgspec.DecodeError as error:
-        raise FelloeError("invalid_value", str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FelloeError("invalid_value", f"the request does not fit: {error}") from error
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -87,7 +87,8 @@ def _parameters(options: ChildOptions) -> Any:
     parameters.n_parallel = options.slots
     # Small batches: a cancelled prompt is given up and a health probe answered between two of them.
     batch = min(_EMBEDDING_TOKENS, options.context // options.slots) if options.embedding else _BATCH_TOKENS
-    parameters.n_batch = parameters.n_ubatch = max(batch, _BATCH_TOKENS)
+    # A batch that the slots do not divide evenly aborts the engine when it pools embeddings.
+    parameters.n_batch = parameters.n_ubatch = -(-max(batch, _BATCH_TOKENS) // options.slots) * options.slots
     parameters.n_gpu_layers = options.gpu_layers
     parameters.fit_params = options.gpu_layers < 0
     threads = max(1, min(options.threads or usable_cores(), usable_cores()))

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 from felloe.domain.errors import FelloeError
 from felloe.gateway.access import Shown, bearer_token, check_visitor, is_our_key, key_required
 from felloe.gateway.config import GatewayConfig
-from felloe.gateway.endpoints import EXCHANGE, OPEN_PATHS, Endpoints, needed_right
+from felloe.gateway.endpoints import INFERENCE, OPEN_PATHS, Endpoints, needed_right
 from felloe.gateway.errors import RawHeaders, error_body, error_headers
 from felloe.gateway.exchange import ClientGone, Exchange, new_request_id
 from felloe.gateway.inference import log_bug
@@ -33,6 +33,7 @@ class Front:
         self._keys = keys
         self._secure = secure
         self._key_required = key_required(loopback=loopback, require_key=config.require_key)
+        self._endpoints = endpoints
         self._router = Router(endpoints.routes(), redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,8 +65,11 @@ class Front:
                 return
         if scope["path"] not in OPEN_PATHS:
             self._check_entrance(exchange)
+        if scope["method"] == "POST" and scope["path"] in INFERENCE:
+            # Past the router and response objects: streams are plain ASGI.
+            await self._endpoints.infer(INFERENCE[scope["path"]], exchange)
+            return
         scope["app"] = self
-        scope[EXCHANGE] = exchange
 
         async def send_with_extras(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -7,7 +7,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.models import Model
@@ -19,17 +18,16 @@ from felloe.gateway.keys import Right
 from felloe.gateway.metrics import Metrics
 from felloe.gateway.openapi import describe
 
-EXCHANGE = "felloe.exchange"
-"""Where the front leaves the exchange in the ASGI scope."""
-
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """What needs neither key nor a local name: it tells nothing but up or down."""
 
-_INFERENCE: dict[str, Kind] = {
+INFERENCE: dict[str, Kind] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completion",
     "/v1/embeddings": "embedding",
 }
+"""What POST answers with inference; the front asks `Endpoints.infer` directly."""
+
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -57,10 +55,7 @@ class Endpoints:
     def routes(self) -> list[BaseRoute]:
         """Paths and methods, in the order of matching."""
         return [
-            *(
-                Route(path, _InferenceEndpoint(self._inference, kind), methods=["POST"])
-                for path, kind in _INFERENCE.items()
-            ),
+            *(Route(path, _take_only_post, methods=["POST"]) for path in INFERENCE),
             Route("/v1/models", self._list_models),
             Route("/v1/models/{id:path}", self._show_model),
             Route("/healthz", self._show_health),
@@ -68,6 +63,10 @@ class Endpoints:
             Route("/metrics", self._show_metrics),
             Route("/openapi.json", self._show_description),
         ]
+
+    async def infer(self, kind: Kind, exchange: Exchange) -> None:
+        """Answer a request for inference."""
+        await self._inference.serve(kind, exchange)
 
     async def _list_models(self, _: Request) -> Response:
         return _json({"object": "list", "data": [_model_object(model) for model in self._models()]})
@@ -96,16 +95,9 @@ class Endpoints:
         return Response(self._description, media_type="application/json")
 
 
-class _InferenceEndpoint:
-    """A plain ASGI callable: no request or response object stands between the engine and the socket."""
-
-    def __init__(self, inference: Inference, kind: Kind) -> None:
-        self._inference = inference
-        self._kind: Kind = kind
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange: Exchange = scope[EXCHANGE]
-        await self._inference.serve(self._kind, exchange)
+async def _take_only_post(_: Request) -> Response:
+    """Stands for the inference paths in the router, which refuses their other methods; POST never gets here."""
+    raise FelloeError("internal", "the request was not dispatched")
 
 
 def _json(content: Any, status: int = 200) -> Response:

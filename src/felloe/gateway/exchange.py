@@ -4,8 +4,10 @@ Streams go out without a response object or middleware between: one write a piec
 stream, because a write waits until the connection takes bytes again.
 """
 
+import asyncio
+import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -36,6 +38,10 @@ class Wire(Protocol):
         """Whether the client has closed the connection."""
         ...
 
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        """Call back once if the client closes the connection before it has been answered."""
+        ...
+
 
 WIRE = "felloe.wire"
 """The ASGI extension under which the wire is offered."""
@@ -59,13 +65,16 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._whole_body_read = False
+        self._headers: dict[bytes, tuple[bytes, ...]] = {}
+        headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
+        for name, value in headers:
+            self._headers[name] = (*self._headers[name], value) if name in self._headers else (value,)
         extensions: dict[str, Any] = scope.get("extensions") or {}
         self._wire: Wire | None = extensions.get(WIRE)
 
     def header_values(self, name: bytes) -> tuple[bytes, ...]:
         """Every value that was sent for a header; `name` in lower case."""
-        headers: Sequence[tuple[bytes, bytes]] = self.scope["headers"]
-        return tuple(value for key, value in headers if key == name)
+        return self._headers.get(name, ())
 
     async def read_body(self, most: int) -> bytes:
         """The request's body. Raises `body_too_large` as soon as it is known to exceed `most` bytes."""
@@ -87,10 +96,25 @@ class Exchange:
                 self._whole_body_read = True
                 return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def disconnected(self) -> None:
-        """Return when the client has gone or (by ASGI's rule) has been answered; the body must have been read."""
+    @contextlib.contextmanager
+    def watched(self, callback: Callable[[], None]) -> Generator[None, None, None]:
+        """Call back if the client goes away before it has been answered; the body must have been read."""
+        if self._wire is not None:
+            self._wire.when_gone(callback)
+            yield
+            return
+        watch = asyncio.create_task(self._watch(callback))
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    async def _watch(self, callback: Callable[[], None]) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        # ASGI says the same when the answer is complete.
+        if not self.finished:
+            callback()
 
     async def reply(self, status: int, body: bytes, headers: RawHeaders) -> None:
         """Send a whole answer."""

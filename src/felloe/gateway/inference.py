@@ -43,7 +43,7 @@ _LAST_EVENT = b"data: [DONE]\n\n"
 class _Running(Struct, eq=False):
     """An answer under way; `cause` says why its task was cancelled, if it was cancelled from here."""
 
-    task: "asyncio.Task[object]"
+    task: "asyncio.Task[None]"
     cause: Exception | None = None
 
     def end(self, cause: Exception) -> None:
@@ -103,21 +103,18 @@ class Inference:
         call = await self._read_call(kind, exchange)
         if self._draining:
             raise FelloeError("draining", "this node is stopping")
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("outside of a task")
-        running = _Running(task)
+        # A task of its own, because each event resumes every coroutine between its task and the engine, and the HTTP
+        # server's task is a dozen coroutines deep.
+        running = _Running(asyncio.create_task(self._answer(call, exchange, started)))
         self._running.add(running)
-        watch = asyncio.create_task(_end_when_gone(exchange, running))
         try:
-            await self._answer(call, exchange, started)
+            with exchange.watched(lambda: running.end(ClientGone())):
+                await running.task
         except asyncio.CancelledError:
             if running.cause is None:
                 raise
-            task.uncancel()
             raise running.cause from None
         finally:
-            watch.cancel()
             self._running.discard(running)
 
     async def _read_call(self, kind: Kind, exchange: Exchange) -> Call:
@@ -198,12 +195,6 @@ class Inference:
 def log_bug(error: BaseException) -> None:
     """Log where an unexpected error happened; its text is left out, because it may hold what a user wrote."""
     _log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-
-
-async def _end_when_gone(exchange: Exchange, running: _Running) -> None:
-    await exchange.disconnected()
-    if not exchange.finished:
-        running.end(ClientGone())
 
 
 def _incomplete() -> FelloeError:

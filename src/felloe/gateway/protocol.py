@@ -10,6 +10,7 @@ response, and what still arrives is discarded for a moment so that the client ge
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
@@ -45,6 +46,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._fed = 0
         self._head_bytes = 0
         self._discarding = False
+        self._gone_callback: Callable[[], None] | None = None
         self._reading_timer: asyncio.TimerHandle | None = None
         self._stalled_timer: asyncio.TimerHandle | None = None
 
@@ -57,8 +59,12 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        unanswered = self._unanswered()
         super().connection_lost(exc)
         self.resume_writing()
+        if unanswered is not None and self._gone_callback is not None:
+            self._gone_callback()
+        self._gone_callback = None
 
     def data_received(self, data: bytes) -> None:
         if self._discarding:
@@ -81,6 +87,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._unanswered() is not None:
             raise _Pipelined
         self._head_bytes = 0
+        self._gone_callback = None
         super().on_message_begin()
         cast(dict[str, Any], self.scope)["extensions"] = {WIRE: self}
 
@@ -118,6 +125,13 @@ class GatewayProtocol(HttpToolsProtocol):
     def is_gone(self) -> bool:
         """Whether the client has closed the connection."""
         return self.cycle.disconnected
+
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        """Call back once if the connection closes before the request at hand has been answered."""
+        if self.cycle.disconnected:
+            callback()
+        else:
+            self._gone_callback = callback
 
     def pause_writing(self) -> None:
         super().pause_writing()

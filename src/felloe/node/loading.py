@@ -103,5 +103,5 @@ def _read(path: Path) -> list[KeptModel]:
         return msgspec.json.decode(path.read_bytes(), type=list[KeptModel])
     except FileNotFoundError:
         return []
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise FelloeError("bad_state", f"{path} is damaged") from error

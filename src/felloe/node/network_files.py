@@ -104,5 +104,5 @@ def _read(path: Path, kind: type[Kept]) -> Kept | None:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise FelloeError("bad_state", f"{path} is damaged") from error

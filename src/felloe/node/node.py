@@ -1,6 +1,7 @@
 """One node: which parts it has, how they are wired, in which order they start and stop."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -49,7 +50,7 @@ from felloe.routing.router import Router
 logger = logging.getLogger(__name__)
 
 _HOUSEKEEPING_SECONDS = 10.0
-_GATEWAY_GRACE_SECONDS = 2.0
+_GRACE_SECONDS = 1.5
 
 
 class Node:
@@ -87,7 +88,7 @@ class Node:
         self.router = Router(self.roster, self.admission, RemoteAnswers(self.exchange, seal))
         self.keys = ApiKeys(home.state / "api-keys.json")
         self.gateway = Gateway(
-            _gateway_config(config), self.router, self.ready_models, self.keys, self._gateway_status, Metrics()
+            _gateway_config(config), self.router, self.ready_models, self.keys, self._gateway_status, self._metrics()
         )
         self._operator: HttpServer | None = None
         self._line_is_stale = False
@@ -133,7 +134,8 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         steps: list[Callable[[], Awaitable[object]]] = [
-            partial(self.gateway.stop, _GATEWAY_GRACE_SECONDS),
+            partial(self.gateway.stop, _GRACE_SECONDS),
+            self._drain,
             self.exchange.close,
             self.state.close,
             self.engines.close,
@@ -149,6 +151,12 @@ class Node:
         for step in steps:
             await safely(step)
         self.home.operator_socket.unlink(missing_ok=True)
+
+    async def _drain(self) -> None:
+        """Send what waits here elsewhere, and let what runs for other nodes end in a moment or go on elsewhere."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE_SECONDS):
+                await self.admission.drain()
 
     def ready_models(self) -> list[Model]:
         """The models that some living node serves now, one row a name."""
@@ -172,6 +180,38 @@ class Node:
             started_at=self.started_at,
             issued_at=0,
         )
+
+    def _metrics(self) -> Metrics:
+        """The gateway's counters, and what the other parts can tell in a number."""
+        metrics, routed = Metrics(), self.router.stats
+        for name, text, read in (
+            ("felloe_hub_connected", "1 while a hub is connected.", lambda: float(self.connection.is_up)),
+            ("felloe_nodes_alive", "Living nodes in the roster.", self._living_nodes),
+            (
+                "felloe_active_requests",
+                "Requests this node is answering.",
+                lambda: sum(self.admission.load().active.values()),
+            ),
+            (
+                "felloe_waiting_requests",
+                "Requests that wait here.",
+                lambda: sum(self.admission.load().waiting.values()),
+            ),
+            ("felloe_attempts_local", "Requests given to this node's replicas.", lambda: routed().local),
+            ("felloe_attempts_remote", "Requests given to other nodes.", lambda: routed().remote),
+            ("felloe_answers_resumed", "Answers that went on at another replica.", lambda: routed().resumed),
+            ("felloe_answers_broken", "Answers that could not go on.", lambda: routed().broken),
+            (
+                "felloe_resume_gap_seconds",
+                "Time that clients waited for answers to go on.",
+                lambda: routed().gap_seconds,
+            ),
+        ):
+            metrics.gauge(name, text, read)
+        return metrics
+
+    def _living_nodes(self) -> float:
+        return sum(member.alive for member in self.roster.snapshot().members.values())
 
     def _credential_changed(self, _: Credential) -> None:
         # The server drops a connection when the credential it came with runs out; better to move in a quiet moment.
@@ -208,12 +248,12 @@ class Node:
             self.roster.set_record(self._record())
             if self._line_is_stale and self.exchange.asked + self.exchange.answered == 0:
                 self._line_is_stale = False
-                await self.connection.redial()
+                self.connection.redial()
 
     def _network_keys(self, value: bytes) -> None:
         try:
             self.keys.replace_network(msgspec.json.decode(value, type=list[KeyRecord]))
-        except (msgspec.MsgspecError, FelloeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, FelloeError) as error:
             logger.error("the network's API keys cannot be used: %s", type(error).__name__)
 
     def _gateway_status(self) -> NodeStatus:

@@ -93,5 +93,5 @@ def _read(path: Path) -> dict[str, Upstream]:
         return {one.name: one for one in msgspec.json.decode(path.read_bytes(), type=list[Upstream])}
     except FileNotFoundError:
         return {}
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise FelloeError("bad_state", f"{path} is damaged") from error

@@ -1,11 +1,16 @@
 """What only the llama.cpp adapter promises: parameters by name, forced tool calls, unknown fields refused."""
 
 import json
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import MODEL_FILE, Subject, tiny_model
 
 from felloe.domain.errors import FelloeError
+from felloe.engines.options import EngineOptions
+from felloe.engines.service import Engines
 
 WEATHER = {
     "type": "function",
@@ -132,3 +137,15 @@ async def test_legacy_logprobs_have_offsets_into_the_text(llama: Any) -> None:
     tokens = [token for each in logprobs for token in each["tokens"]]
     offsets = [offset for each in logprobs for offset in each["text_offset"]]
     assert [answer.text[at : at + len(token)] for at, token in zip(offsets, tokens, strict=True)] == tokens
+
+
+@pytest.mark.parametrize("slots", [3, 5])
+async def test_any_number_of_slots_embeds(tmp_path: Path, slots: int) -> None:
+    engines = Engines(state_folder=tmp_path / "state", log_folder=tmp_path / "logs", clock=time.monotonic)
+    try:
+        options = EngineOptions(context=1024, slots=slots, threads=1, embedding=True)
+        await engines.load(tiny_model(), MODEL_FILE, options)
+        answer = await Subject(engines, tells_ids=True).ask("embedding", input=["x = 1"] * slots)
+        assert len(json.loads(answer.frames)["data"]) == slots
+    finally:
+        await engines.close()
