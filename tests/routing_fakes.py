@@ -1,14 +1,15 @@
 """Fakes at the ports of routing: rosters, engines that play a score, a sealed stream in memory."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.hardware import Hardware
 from felloe.domain.ids import ModelDigest, ModelName, NodeId, RequestId
 from felloe.domain.models import Capability, Model
-from felloe.domain.requests import Done, InferenceRequest, Kind, Part, Piece, Reach, TokenResume, Usage
+from felloe.domain.ports import Answers, Deliver
+from felloe.domain.requests import Done, InferenceRequest, Kind, Piece, Reach, TokenResume, Usage
 from felloe.domain.roster import Load, Member, NodeRecord, Replica, ReplicaState, Roster
 from felloe.routing.admission import Admission
 
@@ -168,7 +169,7 @@ class Score:
 
 
 class Death:
-    """An engine's end after `pieces` pieces: by `code`, or silently when that is empty."""
+    """An engine's end after `pieces` pieces: by `code`, or by just stopping when that is empty."""
 
     def __init__(self, pieces: int, code: str = "engine_failed") -> None:
         self.pieces = pieces
@@ -214,7 +215,7 @@ class FakeEngines:
     def find(self, model: ModelName) -> Replica | None:
         return next((r for r in self.loaded if r.model.name == model and r.state == "ready"), None)
 
-    async def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]:
+    async def answer(self, request: InferenceRequest, deliver: Deliver) -> Done:
         self.requests.append(request)
         self.running += 1
         death = self.deaths.next()
@@ -222,16 +223,15 @@ class FakeEngines:
             await self.gate.wait()
             if self.error is not None:
                 raise self.error
-            pieces = self.score.pieces(request, self.groups)
-            for at, piece in enumerate(pieces):
+            for at, piece in enumerate(self.score.pieces(request, self.groups)):
                 if death is not None and at == death.pieces:
                     break
-                yield piece
+                behind = deliver(piece)
+                if behind is not None:
+                    await behind
             if death is not None:
-                if death.code:
-                    raise FelloeError(death.code, "the fake engine died")
-                return
-            yield self.score.done
+                raise FelloeError(death.code or "engine_failed", "the fake engine died")
+            return self.score.done
         finally:
             self.running -= 1
             self.closed += 1
@@ -245,12 +245,10 @@ class FakeNodes:
         self.asked: list[NodeId] = []
         self.requests: list[InferenceRequest] = []
 
-    async def answer(self, record: NodeRecord, request: InferenceRequest) -> AsyncGenerator[Part, None]:
+    async def answer(self, record: NodeRecord, request: InferenceRequest, deliver: Deliver) -> Done:
         self.asked.append(record.id)
         self.requests.append(request)
-        async with aclosing(self.nodes[record.id].answer(request, HERE)) as parts:
-            async for part in parts:
-                yield part
+        return await self.nodes[record.id].answer(request, deliver, HERE)
 
 
 class FakeSealer:
@@ -310,6 +308,7 @@ class FakeStream:
         self.sent = 0
         self.lose_after = lose_after
         self.closed = False
+        self.completed = False
 
     async def send(self, message: bytes) -> None:
         if self.sent == self.lose_after:
@@ -325,11 +324,19 @@ class FakeStream:
     async def refuse(self, code: str, retry_after: float | None = None) -> None:
         self.messages.put_nowait(FelloeError(code, "refused", retry_after=retry_after))
 
-    async def receive(self) -> bytes | None:
-        item = await self.messages.get()
-        if isinstance(item, FelloeError):
-            raise item
-        return item
+    async def pump(self, consume: Callable[[bytes], Awaitable[None] | None]) -> None:
+        while not self.completed:
+            item = await self.messages.get()
+            if isinstance(item, FelloeError):
+                raise item
+            if item is None:
+                return
+            behind = consume(item)
+            if behind is not None:
+                await behind
+
+    def complete(self) -> None:
+        self.completed = True
 
     async def close(self) -> None:
         self.closed = True
@@ -363,22 +370,70 @@ class FakeExchange:
             await asyncio.wait(tasks)
 
 
-async def gather(parts: AsyncGenerator[Part, None]) -> tuple[list[Piece], Done | None, FelloeError | None]:
-    """Everything an answer gives: its pieces, its `Done`, its error."""
+Outcome = tuple[list[Piece], Done | None, FelloeError | None]
+
+
+async def gather(ask: Callable[[Deliver], Awaitable[Done]]) -> Outcome:
+    """Everything an answer gives: its pieces, its `Done`, its error. Nothing may be delivered after its end."""
     pieces: list[Piece] = []
-    done: Done | None = None
+    ended = False
+
+    def deliver(piece: Piece) -> None:
+        assert not ended, "nothing follows the end of an answer"
+        pieces.append(piece)
+
     try:
-        async with aclosing(parts):
-            async for part in parts:
-                if isinstance(part, Done):
-                    assert done is None, "an answer is complete only once"
-                    done = part
-                else:
-                    assert done is None, "nothing follows the end of an answer"
-                    pieces.append(part)
+        return pieces, await ask(deliver), None
     except FelloeError as error:
-        return pieces, done, error
-    return pieces, done, None
+        return pieces, None, error
+    finally:
+        ended = True
+
+
+async def collect(answers: Answers, request: InferenceRequest) -> Outcome:
+    """Everything that `answers` gives for `request`."""
+    return await gather(lambda deliver: answers.answer(request, deliver))
+
+
+class Reader:
+    """A client that takes one piece at a time: the answer is held back until it wants the next one."""
+
+    def __init__(self, ask: Callable[[Deliver], Coroutine[Any, Any, Done]]) -> None:
+        self.answer = asyncio.create_task(ask(self._take))
+        self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
+        self._go_on: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._keeps_up = False
+
+    def _take(self, piece: Piece) -> Awaitable[None] | None:
+        self._pieces.put_nowait(piece)
+        if self._keeps_up:
+            return None
+        self._go_on = asyncio.get_running_loop().create_future()
+        return self._go_on
+
+    async def next(self) -> Piece:
+        """The next piece; raises what the answer fails with."""
+        if not self._go_on.done():
+            self._go_on.set_result(None)
+        taking = asyncio.create_task(self._pieces.get())
+        await asyncio.wait((taking, self.answer), return_when=asyncio.FIRST_COMPLETED)
+        if not taking.done():
+            taking.cancel()
+            await self.answer
+        return await taking
+
+    async def rest(self) -> tuple[list[Piece], Done]:
+        """The following pieces and the end, with nothing held back any more."""
+        self._keeps_up = True
+        if not self._go_on.done():
+            self._go_on.set_result(None)
+        done = await self.answer
+        return [self._pieces.get_nowait() for _ in range(self._pieces.qsize())], done
+
+    async def close(self) -> None:
+        """Give the answer up."""
+        self.answer.cancel()
+        await asyncio.wait((self.answer,))
 
 
 async def settle(rounds: int = 20) -> None:

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from msgspec.structs import replace
 
 from felloe.domain.ids import NodeId, id_from_public_key
-from felloe.domain.requests import Done, InferenceRequest, Part
+from felloe.domain.ports import Deliver
+from felloe.domain.requests import Done, InferenceRequest, Piece
 from felloe.domain.roster import Member
 from felloe.host.processes import end, spawn
 from felloe.mesh.authority import NetworkAuthority
@@ -34,12 +34,15 @@ from routing_fakes import (
     Deaths,
     FakeEngines,
     FakeRosters,
+    Outcome,
+    Reader,
     Score,
-    gather,
+    collect,
     make_member,
     make_replica,
     make_request,
     make_roster,
+    settle,
 )
 
 
@@ -131,8 +134,8 @@ class World:
     def roster(self, nodes: list[Node]):  # type: ignore[no-untyped-def]
         return make_roster(*(node.member() for node in nodes), this=self.asking.id)
 
-    def answer(self, request: InferenceRequest | None = None):  # type: ignore[no-untyped-def]
-        return self.router.answer(request or make_request())
+    async def answer(self, request: InferenceRequest | None = None) -> Outcome:
+        return await collect(self.router, request or make_request())
 
     @property
     def busy(self) -> Node:
@@ -146,16 +149,24 @@ async def world(mesh: Mesh) -> World:
 def hold_after(node: Node, pieces: int) -> asyncio.Event:
     """The node's engine stops after so many pieces until the event is set."""
     go_on = asyncio.Event()
-    play: Callable[[InferenceRequest], object] = node.engines.answer
+    play = node.engines.answer
 
-    async def halting(request: InferenceRequest):  # type: ignore[no-untyped-def]
+    async def halting(request: InferenceRequest, deliver: Deliver) -> Done:
         given = 0
-        async with aclosing(play(request)) as parts:  # type: ignore[type-var]
-            async for part in parts:
-                if given == pieces:
-                    await go_on.wait()
-                yield part
-                given += 1
+
+        async def pause(behind: Awaitable[None] | None) -> None:
+            if behind is not None:
+                await behind
+            await settle(3)  # each piece leaves in a message of its own
+            if given == pieces:
+                await go_on.wait()
+
+        def take(piece: Piece) -> Awaitable[None]:
+            nonlocal given
+            given += 1
+            return pause(deliver(piece))
+
+        return await play(request, take)
 
     node.engines.answer = halting  # type: ignore[method-assign]
     return go_on
@@ -168,7 +179,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_sealed_answer_arrives_whole(mesh: Mesh):
-    pieces, done, error = await gather((await world(mesh)).answer())
+    pieces, done, error = await (await world(mesh)).answer()
     assert error is None and done == Score(40).done
     assert b"".join(piece.frames for piece in pieces) == Score(40).frames
 
@@ -178,7 +189,7 @@ async def test_a_large_answer_arrives_whole(mesh: Mesh):
     for node in there.answering:
         node.engines.score = Score(20_000)
         node.engines.groups = (5000,)
-    pieces, done, _ = await gather(there.answer())
+    pieces, done, _ = await there.answer()
     assert done is not None
     assert b"".join(piece.frames for piece in pieces) == Score(20_000).frames
 
@@ -187,19 +198,17 @@ async def test_when_the_answering_nodes_line_is_cut_the_next_one_goes_on(mesh: M
     there = await world(mesh)
     for node in there.answering:
         hold_after(node, 7)
-    parts: list[Part] = []
-    async with aclosing(there.answer()) as answer:
-        async for part in answer:
-            parts.append(part)
-            if len(parts) == 5:
-                broken = there.busy
-                for node in there.answering:
-                    if node is not broken:
-                        node.engines.answer = FakeEngines(Score(40)).answer  # type: ignore[method-assign]
-                await broken.connection.close()
-                there.asking.exchange.node_lost(broken.id)
-    assert parts[-1] == Score(40).done
-    pieces = [part for part in parts if not isinstance(part, Done)]
+    reader = Reader(partial(there.router.answer, make_request()))
+    pieces = [await reader.next() for _ in range(5)]
+    broken = there.busy
+    for node in there.answering:
+        if node is not broken:
+            node.engines.answer = FakeEngines(Score(40)).answer  # type: ignore[method-assign]
+    await broken.connection.close()
+    there.asking.exchange.node_lost(broken.id)
+    rest, done = await reader.rest()
+    assert done == Score(40).done
+    pieces += rest
     assert b"".join(piece.frames for piece in pieces) == Score(40).frames
     assert [token for piece in pieces for token in piece.ids] == Score(40).ids
     assert there.router.stats().resumed == 1
@@ -210,7 +219,7 @@ async def test_when_the_engine_dies_the_next_node_goes_on(mesh: Mesh):
     deaths = Deaths(Death(9), Death(4))
     for node in there.answering:
         node.engines.deaths = deaths
-    pieces, done, error = await gather(there.answer())
+    pieces, done, error = await there.answer()
     assert error is None and done == Score(40).done
     assert b"".join(piece.frames for piece in pieces) == Score(40).frames
     assert there.router.stats().resumed == 2
@@ -221,7 +230,7 @@ async def test_a_node_that_started_anew_cannot_open_and_another_answers(mesh: Me
     for node in there.answering[1:]:
         node.exchange.serve(AnsweringService(SealingKeys(), node.admission).handle)
     for _ in range(5):
-        _, done, _ = await gather(there.answer())
+        _, done, _ = await there.answer()
         assert done is not None
     assert there.answering[0].engines.closed == 5
 
@@ -230,10 +239,11 @@ async def test_closing_the_answer_stops_the_engine_on_the_other_node(mesh: Mesh)
     there = await world(mesh)
     for node in there.answering:
         hold_after(node, 7)
-    async with aclosing(there.answer()) as answer:
-        await anext(answer)
-        busy = there.busy
-        closed_at = time.monotonic()
+    reader = Reader(partial(there.router.answer, make_request()))
+    await reader.next()
+    busy = there.busy
+    closed_at = time.monotonic()
+    await reader.close()
     await until(lambda: busy.engines.running == 0)
     assert time.monotonic() - closed_at < 1.0
     assert busy.admission.busy(MODEL).active == 0
@@ -242,5 +252,5 @@ async def test_closing_the_answer_stops_the_engine_on_the_other_node(mesh: Mesh)
 async def test_a_request_too_large_to_travel_is_the_callers_fault(mesh: Mesh):
     there = await world(mesh)
     request = make_request(body={"messages": "x" * (9 * 1024 * 1024)})
-    _, _, error = await gather(there.answer(request))
+    _, _, error = await there.answer(request)
     assert error is not None and error.code == "body_too_large"

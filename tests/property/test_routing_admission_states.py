@@ -35,7 +35,7 @@ class Queueing(RuleBasedStateMachine):
         request = make_request()
         if resumed:
             request = replace(request, resume=TokenResume(()))
-        self.tasks.append(asyncio.create_task(gather(self.admission.answer(request, asker))))
+        self.tasks.append(asyncio.create_task(gather(lambda deliver: self.admission.answer(request, deliver, asker))))
 
     @rule(asker=st.sampled_from(["", "x", "y"]), resumed=st.booleans(), at_once=st.booleans())
     def ask(self, asker: str, resumed: bool, at_once: bool) -> None:

@@ -21,8 +21,8 @@ from routing_fakes import (
     FakeNodes,
     FakeRosters,
     Score,
+    collect,
     fake_seal,
-    gather,
     make_member,
     make_replica,
     make_request,
@@ -82,7 +82,7 @@ async def routed(
     local = Admission(engines[-1] if here else FakeEngines(score, make_replica("other")))
     remote = FakeNodes({node: Admission(engine) for node, engine in zip(nodes, engines, strict=False)})
     router = Router(FakeRosters(make_roster(*members)), local, remote, patience_seconds=0.0)
-    outcome = await gather(router.answer(make_request()))
+    outcome = await collect(router, make_request())
     assert all(engine.running == 0 for engine in engines)
     assert local.load().active == {}
     return outcome
@@ -123,7 +123,7 @@ async def sent(
     local = Admission(FakeEngines(score, make_replica("other")))
     router = Router(FakeRosters(roster), local, RemoteAnswers(exchange, fake_seal), patience_seconds=0.0)
     try:
-        return await gather(router.answer(make_request()))
+        return await collect(router, make_request())
     finally:
         await exchange.close()
 
@@ -162,7 +162,7 @@ def test_a_replica_that_answers_differently_is_never_joined(
         roster = make_roster(make_member(node_id(1), make_replica()))
         remote = FakeNodes({node_id(1): Admission(there)})
         router = Router(FakeRosters(roster), Admission(here), remote, patience_seconds=0.0)
-        return await gather(router.answer(make_request()))
+        return await collect(router, make_request())
 
     pieces, done, error = asyncio.run(run())
     text = b"".join(piece.frames for piece in pieces)

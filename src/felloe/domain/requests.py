@@ -62,8 +62,8 @@ class Usage(Struct, frozen=True, array_like=True):
 class Piece(Struct, tag="p", array_like=True, gc=False):
     """The next part of an answer.
 
-    `frames` holds whole server-sent events (`data: {...}\\n\\n`, no `[DONE]`), rendered for the request's `id`, `created`,
-    `model` and `index`; for an embedding request it is the JSON body. `ids` are the token ids that produced
+    `frames` holds whole server-sent events (`data: {...}\\n\\n`, no `[DONE]`), rendered for the request's `id`,
+    `created`, `model` and `index`; for an embedding request it is the JSON body. `ids` are the token ids that produced
     exactly this text, empty when the engine cannot tell them: such an answer resumes by replay. `number` is how many
     tokens (or events, without ids) the answer holds after this piece, counted over all replicas.
     """
@@ -90,4 +90,4 @@ class Failure(Struct, tag="f", array_like=True, frozen=True):
 
 
 Part = Piece | Done
-"""What an engine yields."""
+"""What an answer is made of, where it crosses a wire."""

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelName
-from felloe.domain.requests import InferenceRequest, Part
+from felloe.domain.ports import Deliver
+from felloe.domain.requests import Done, InferenceRequest
 from felloe.domain.roster import Replica, ReplicaState
 from felloe.engines.options import Upstream
 from felloe.engines.served import Served
@@ -34,8 +35,8 @@ class _UpstreamModel:
             context=self._model.context,
         )
 
-    def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]:
-        return self._server.answer(request)
+    async def answer(self, request: InferenceRequest, deliver: Deliver) -> Done:
+        return await self._server.answer(request, deliver)
 
     async def stop(self) -> None:
         """The server is not ours to stop."""

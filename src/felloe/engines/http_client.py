@@ -2,18 +2,20 @@
 
 Theory of operation: a connection carries one exchange at a time. It goes back to the pool only after a complete
 answer on a keep-alive connection; in every other case closing the exchange aborts the socket, which is how an engine
-learns that nobody waits any more. Reading pauses when the reader falls behind. Redirects are never followed.
+learns that nobody waits any more. The body is pushed to whoever pumps it (`http_connection` says how); reading pauses
+when that one falls behind. Redirects are never followed.
 """
 
 import asyncio
+import math
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Literal, Self
 
 from msgspec import Struct
 
-from felloe.engines.http_connection import Connection, HttpError
+from felloe.engines.http_connection import Connection, Consume, HttpError, Limits
 
 _IDLE_CONNECTIONS = 64
 
@@ -42,57 +44,47 @@ class Exchange:
         self._connection = connection
         self._pool = pool
         self._reuse = reuse
-        self._timer: asyncio.TimerHandle | None = None
-        self._silence_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     @property
     def status(self) -> int:
         return self._connection.status
 
+    @property
+    def complete(self) -> bool:
+        """Whether the end of the body has arrived."""
+        return self._connection.complete
+
     def header(self, name: bytes) -> bytes:
         """The last value of a header, by its lower-case name; empty when absent."""
-        return next((value for key, value in reversed(self._connection.headers) if key == name), b"")
+        return next((value for key, value in reversed(self._connection.headers) if key.lower() == name), b"")
 
     def expire_in(self, seconds: float) -> None:
-        """Break the answer off with a `timeout` error when it is not complete by then."""
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(seconds, self._connection.fail, HttpError("timeout", "the answer took too long"))
+        """Allow this many seconds from now on instead of what the request allowed."""
+        self._connection.expire_in(seconds, math.inf)
 
-    def expire_when_silent(self, seconds: float) -> None:
-        """Break the answer off with a `timeout` error when nothing comes for `seconds`, found within twice that."""
-        self._watch_silence(seconds, -1)
+    async def pump(self, consume: Consume) -> None:
+        """Give the body to `consume` as it comes, what has arrived first; returns at its end, raises `HttpError`.
 
-    def _watch_silence(self, seconds: float, received_before: int) -> None:
-        received = self._connection.received
-        if received == received_before and not self._connection.complete:
-            self._connection.fail(HttpError("timeout", "the server fell silent"))
-            return
-        loop = asyncio.get_running_loop()
-        self._silence_timer = loop.call_later(seconds, self._watch_silence, seconds, received)
+        `consume` is called in the event loop, once for each read of the socket. While an awaitable that it returned is
+        awaited, nothing is read. What it raises is raised here, after the reading has stopped.
+        """
+        await self._connection.pump(consume)
 
-    async def read(self) -> bytes:
-        """The next bytes of the body as they come, merged when several are queued; empty at the end."""
-        return await self._connection.read()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while data := await self._connection.read():
-            yield data
+    def stop(self) -> None:
+        """Let `pump` return now: the rest of the body is not wanted."""
+        self._connection.stop()
 
     async def read_all(self) -> bytes:
         """The rest of the body; its size is bounded by the request's `body_limit`."""
         pieces: list[bytes] = []
-        while data := await self._connection.read():
-            pieces.append(data)
+        await self._connection.pump(pieces.append)
         return b"".join(pieces)
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        for timer in (self._timer, self._silence_timer):
-            if timer is not None:
-                timer.cancel()
         self._pool.take_back(self._connection, self._reuse)
 
     def __enter__(self) -> Self:
@@ -134,12 +126,15 @@ class HttpClient:
         path: str,
         body: bytes = b"",
         *,
-        header_seconds: float = 30.0,
+        seconds: float = 30.0,
+        silence_seconds: float = math.inf,
         body_limit: int = 16 * 1024 * 1024,
         reuse: bool = True,
     ) -> Exchange:
         """Send one request and wait for the answer's headers; raises `HttpError`.
 
+        The whole answer must come within `seconds`, connecting apart; its body must not be silent for
+        `silence_seconds`, which is found within twice that time. Else it breaks off with a `timeout` error.
         A pooled connection that turns out to be closed before any byte of an answer came is replaced once.
         With `reuse=False` the connection is closed after the answer.
         """
@@ -147,27 +142,23 @@ class HttpClient:
         if body:
             head += b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
         message = head + b"\r\n" + body
+        limits = Limits(seconds, silence_seconds, body_limit)
         pooled = self._take_idle()
         if pooled is not None:
             try:
-                return await self._exchange(pooled, message, header_seconds, body_limit, reuse)
+                return await self._exchange(pooled, message, limits, reuse)
             except HttpError as error:
-                if error.kind != "broken" or pooled.answered:
+                if error.kind != "broken" or pooled.reads:
                     raise
-        return await self._exchange(await self._connect(), message, header_seconds, body_limit, reuse)
+        return await self._exchange(await self._connect(), message, limits, reuse)
 
-    async def _exchange(
-        self, connection: Connection, message: bytes, header_seconds: float, body_limit: int, reuse: bool
-    ) -> Exchange:
+    async def _exchange(self, connection: Connection, message: bytes, limits: Limits, reuse: bool) -> Exchange:
         self._busy.add(connection)
         try:
-            connection.send(message, body_limit)
-            async with asyncio.timeout(header_seconds):
-                await connection.wait_for_headers()
-        except BaseException as error:
+            connection.send(message, limits)
+            await connection.wait_for_headers()
+        except BaseException:
             self.take_back(connection, reuse=False)
-            if isinstance(error, TimeoutError):
-                raise HttpError("timeout", "the server did not begin to answer in time") from error
             raise
         return Exchange(connection, self, reuse)
 
@@ -198,6 +189,7 @@ class HttpClient:
     def take_back(self, connection: Connection, reuse: bool) -> None:
         """Pool a connection whose exchange is complete, end any other."""
         self._busy.discard(connection)
+        connection.rest()
         transport = connection.transport
         if transport is None:
             return

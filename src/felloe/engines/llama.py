@@ -5,13 +5,13 @@ with them an answer goes on elsewhere exactly where it broke (`TokenResume`).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Awaitable, Sequence
 
 import msgspec
 
 from felloe.domain.errors import FelloeError
-from felloe.domain.requests import Done, InferenceRequest, Part, Piece, TokenResume, Usage
+from felloe.domain.ports import Deliver
+from felloe.domain.requests import Done, InferenceRequest, Piece, TokenResume, Usage
 from felloe.engines import llama_api
 from felloe.engines.http_client import Exchange, HttpClient, HttpError
 from felloe.engines.llama_api import Properties
@@ -34,30 +34,31 @@ class _Timings(msgspec.Struct):
 
 
 class _LastChunk(msgspec.Struct):
+    """What only the chunk tells that ends an answer."""
+
+    stop_type: str = ""
+    tokens_predicted: int = 0
+    tokens_evaluated: int = 0
     timings: _Timings = msgspec.field(default_factory=_Timings)
 
 
 _decode_chunk = msgspec.json.Decoder(Chunk).decode
+_decode_last_chunk = msgspec.json.Decoder(_LastChunk).decode
 
 
 async def llama_answer(
-    client: HttpClient, properties: Properties, request: InferenceRequest, seconds: float
-) -> AsyncGenerator[Part, None]:
+    client: HttpClient, properties: Properties, request: InferenceRequest, deliver: Deliver, seconds: float
+) -> Done:
     """Answer one request on a ready engine within `seconds`; raises `FelloeError`."""
     deadline = asyncio.get_running_loop().time() + seconds
     try:
         if request.kind == "embedding":
-            answer = embed(client, request, seconds)
-        else:
-            body = read_chat(request.body) if request.kind == "chat" else read_completion(request.body)
-            _check_limit(body, properties)
-            if isinstance(body, ChatBody) and needs_structure(body, properties):
-                answer = structured_answer(client, properties, request, body, seconds)
-            else:
-                answer = _PlainAnswer(client, properties, request, body, deadline).parts()
-        async with aclosing(answer):
-            async for part in answer:
-                yield part
+            return await embed(client, request, deliver, seconds)
+        body = read_chat(request.body) if request.kind == "chat" else read_completion(request.body)
+        _check_limit(body, properties)
+        if isinstance(body, ChatBody) and needs_structure(body, properties):
+            return await structured_answer(client, properties, request, body, deliver, seconds)
+        return await _PlainAnswer(client, properties, request, body, deliver, deadline).answer()
     except HttpError as error:
         raise llama_api.lost_or_late(error) from error
     except EventTooLarge as error:
@@ -78,50 +79,63 @@ class _PlainAnswer:
     """One choice by way of /completion."""
 
     def __init__(
-        self, client: HttpClient, properties: Properties, request: InferenceRequest, body: Body, deadline: float
+        self,
+        client: HttpClient,
+        properties: Properties,
+        request: InferenceRequest,
+        body: Body,
+        deliver: Deliver,
+        deadline: float,
     ) -> None:
         self._client = client
         self._context = properties.default_generation_settings.n_ctx
         self._request = request
         self._body = body
+        self._deliver = deliver
         self._deadline = deadline
         self._param = "messages" if isinstance(body, ChatBody) else "prompt"
         self._done_ids = request.resume.ids if isinstance(request.resume, TokenResume) else ()
         self._frames = frames_for(request)
+        self._exchange: Exchange | None = None
+        self._splitter = EventSplitter()
         self._ledger = TokenLedger(len(self._done_ids))
         self._ids_known = True
         self._role_due = isinstance(body, ChatBody) and not self._done_ids
         self._text_length = 0
         self._wants_logprobs = bool(body.logprobs) if isinstance(body, ChatBody) else body.logprobs is not None
+        self._done: Done | None = None
 
     def _seconds_left(self) -> float:
         return max(0.001, self._deadline - asyncio.get_running_loop().time())
 
-    async def parts(self) -> AsyncGenerator[Part, None]:
+    async def answer(self) -> Done:
         prompt = await self._prompt()
         if self._done_ids:
             prompt = await self._continued(prompt)
             limit = self._body.limit
             if len(prompt) >= self._context or (limit is not None and len(self._done_ids) >= limit):
                 # The broken answer had come to its end; only that could not be said any more.
-                for part in self._ending("length", len(prompt), 0, 0):
-                    yield part
-                return
+                piece, done = self._ending("length", len(prompt), 0, 0)
+                behind = self._deliver(piece)
+                if behind is not None:
+                    await behind
+                return done
         body = msgspec.json.encode(native_body(self._body, self._request, prompt))
         # The engine drops a second request on a connection that carried a stream, so it is not used again.
         with await self._client.request(
             "POST",
             "/completion",
             body,
-            header_seconds=self._seconds_left(),
+            seconds=self._seconds_left(),
             body_limit=_STREAM_LIMIT,
             reuse=False,
         ) as exchange:
-            exchange.expire_in(self._seconds_left())
             await llama_api.raise_for_status(exchange, self._param)
-            async with aclosing(self._stream(exchange)) as stream:
-                async for part in stream:
-                    yield part
+            self._exchange = exchange
+            await exchange.pump(self._consume)
+        if self._done is None:
+            raise HttpError("broken", "the stream ended without an end")
+        return self._done
 
     async def _prompt(self) -> str | list[int]:
         body = self._body
@@ -158,45 +172,53 @@ class _PlainAnswer:
             body = {"prompt": [*prompt, *self._done_ids[:end]], "n_predict": 0, "cache_prompt": True}
             await llama_api.call(self._client, "/completion", body, self._seconds_left())
 
-    async def _stream(self, exchange: Exchange) -> AsyncGenerator[Part, None]:
-        splitter = EventSplitter()
-        ledger = self._ledger
-        while data := await exchange.read():
-            frames: list[bytes] = []
-            ids: list[int] = []
-            for event in splitter.feed(data):
-                chunk = _decode_chunk(event)
-                if chunk.tokens_predicted == 0 and not chunk.stop:
-                    raise FelloeError("engine_failed", "the engine broke the answer off with an error")
-                release = ledger.add(chunk)
-                if release is not None:
-                    frames.append(self._render(release))
-                    ids.extend(await self._known(release))
-                if chunk.stop:
-                    cached = msgspec.json.decode(event, type=_LastChunk).timings.cache_n
-                    reason = "length" if chunk.stop_type == "limit" else "stop"
-                    last, done = self._ending(reason, chunk.tokens_evaluated, chunk.tokens_predicted, cached)
-                    known = (*ids, *last.ids) if self._ids_known else ()
-                    yield Piece(last.number, known, b"".join(frames) + last.frames)
-                    yield done
-                    return
-            if frames:
-                yield Piece(ledger.number, tuple(ids) if self._ids_known else (), b"".join(frames))
-        raise HttpError("broken", "the stream ended without an end")
+    def _consume(self, data: bytes) -> Awaitable[None] | None:
+        """Deliver what one read of the engine's socket brought."""
+        releases: list[Release] = []
+        last: _LastChunk | None = None
+        for event in self._splitter.feed(data):
+            chunk = _decode_chunk(event)
+            if chunk.tokens_predicted == 0 and not chunk.stop:
+                raise FelloeError("engine_failed", "the engine broke the answer off with an error")
+            release = self._ledger.add(chunk)
+            if release is not None:
+                releases.append(release)
+            if chunk.stop:
+                last = _decode_last_chunk(event)
+                break
+        if self._ids_known and any(None in release.ids for release in releases):
+            return self._deliver_with_unknown(releases, last)
+        return self._deliver_all(releases, last)
 
-    async def _known(self, release: Release) -> tuple[int, ...]:
-        """The ids of a release; empty from the moment on when one cannot be found."""
-        if not self._ids_known:
-            return ()
-        if None not in release.ids:
-            return tuple(each for each in release.ids if each is not None)
+    async def _deliver_with_unknown(self, releases: list[Release], last: _LastChunk | None) -> None:
+        known = [release._replace(ids=await self._look_up(release)) for release in releases]
+        behind = self._deliver_all(known, last)
+        if behind is not None:
+            await behind
+
+    async def _look_up(self, release: Release) -> tuple[int | None, ...]:
+        """All ids of a release. When they cannot be found, no ids are told from then on."""
+        if None not in release.ids or not self._ids_known:
+            return release.ids
         found = None
         if "\ufffd" not in release.text:  # it stands for bytes that are no text, so their tokens are not in it
             seconds = min(_TOKENIZE_SECONDS, self._seconds_left())
             candidate = await llama_api.tokenize(self._client, release.text, as_prompt=False, seconds=seconds)
             found = fill_unknown(release.ids, candidate)
         self._ids_known = found is not None
-        return found or ()
+        return found or release.ids
+
+    def _deliver_all(self, releases: list[Release], last: _LastChunk | None) -> Awaitable[None] | None:
+        frames = b"".join([self._render(release) for release in releases])
+        ids = _told(releases) if self._ids_known else ()
+        if last is None:
+            return self._deliver(Piece(self._ledger.number, ids, frames)) if frames else None
+        reason = "length" if last.stop_type == "limit" else "stop"
+        piece, self._done = self._ending(reason, last.tokens_evaluated, last.tokens_predicted, last.timings.cache_n)
+        if self._exchange is not None:
+            self._exchange.stop()
+        known = (*ids, *piece.ids) if self._ids_known else ()
+        return self._deliver(Piece(piece.number, known, frames + piece.frames))
 
     def _render(self, release: Release) -> bytes:
         role = self._frames.role() if self._role_due else b""
@@ -222,3 +244,7 @@ class _PlainAnswer:
         self._ids_known = self._ids_known and (rest is None or None not in rest.ids)
         ids = tuple(each for each in rest.ids if each is not None) if rest is not None and self._ids_known else ()
         return Piece(done + predicted, ids, frames + self._frames.finish(reason)), Done(usage, reason)
+
+
+def _told(releases: Sequence[Release]) -> tuple[int, ...]:
+    return tuple([each for release in releases for each in release.ids if each is not None])

@@ -67,9 +67,7 @@ async def call(client: HttpClient, path: str, body: dict[str, Any] | None, secon
     """One short request; raises `HttpError` or what `refusal` makes of the engine's error."""
     method = "GET" if body is None else "POST"
     data = b"" if body is None else msgspec.json.encode(body)
-    exchange = await client.request(method, path, data, header_seconds=seconds, body_limit=64 * 1024 * 1024)
-    with exchange:
-        exchange.expire_in(seconds)
+    with await client.request(method, path, data, seconds=seconds, body_limit=64 * 1024 * 1024) as exchange:
         answer = await exchange.read_all()
         if exchange.status != 200:
             raise refusal(answer, exchange.status, None)

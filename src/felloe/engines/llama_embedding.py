@@ -1,13 +1,13 @@
 """Embeddings from a llama.cpp engine that was loaded with them."""
 
-from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
 from felloe.domain.errors import FelloeError
-from felloe.domain.requests import Done, InferenceRequest, Part, Piece, Usage
+from felloe.domain.ports import Deliver
+from felloe.domain.requests import Done, InferenceRequest, Piece, Usage
 from felloe.engines import llama_api
 from felloe.engines.http_client import HttpClient
 from felloe.engines.rendering import embedding_answer
@@ -37,8 +37,8 @@ class _Answer(Struct):
     usage: _Usage = msgspec.field(default_factory=_Usage)
 
 
-async def embed(client: HttpClient, request: InferenceRequest, seconds: float) -> AsyncGenerator[Part, None]:
-    """One `Piece` with the whole JSON body, then `Done`."""
+async def embed(client: HttpClient, request: InferenceRequest, deliver: Deliver, seconds: float) -> Done:
+    """Deliver one `Piece` with the whole JSON body."""
     try:
         body = msgspec.convert(dict(request.body), _EmbeddingBody)
     except msgspec.ValidationError as error:
@@ -53,8 +53,10 @@ async def embed(client: HttpClient, request: InferenceRequest, seconds: float) -
         raise FelloeError(error.code, error.detail, param="input") from error
     usage = Usage(prompt=answer.usage.prompt_tokens)
     vectors = [each.embedding for each in sorted(answer.data, key=lambda each: each.index)]
-    yield Piece(1, (), embedding_answer(request, vectors, usage))
-    yield Done(usage, "stop")
+    behind = deliver(Piece(1, (), embedding_answer(request, vectors, usage)))
+    if behind is not None:
+        await behind
+    return Done(usage, "stop")
 
 
 def _checked_input(value: str | list[Any]) -> str | list[Any]:

@@ -1,7 +1,6 @@
 """One model file in one supervised llama.cpp child, as a replica."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from time import monotonic
 
@@ -9,7 +8,8 @@ import msgspec
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.models import Model
-from felloe.domain.requests import InferenceRequest, Part
+from felloe.domain.ports import Deliver
+from felloe.domain.requests import Done, InferenceRequest, Piece
 from felloe.domain.roster import Replica, ReplicaState
 from felloe.engines import llama_api
 from felloe.engines.http_client import HttpClient
@@ -90,31 +90,34 @@ class LlamaReplica:
             context=running.default_generation_settings.n_ctx if running is not None else self._context,
         )
 
-    async def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]:
+    async def answer(self, request: InferenceRequest, deliver: Deliver) -> Done:
         """Waits for the engine while it starts again, within the request's deadline.
 
         An engine that was gone before it began to answer is waited for once; later the answer is `replica_lost`.
         """
         ends_at = monotonic() + request.deadline
-        for attempt in (1, 2):
-            client = await self.supervisor.client(max(0.001, ends_at - monotonic()))
-            begun = False
-            try:
-                async with aclosing(self._answer_with(client, request, ends_at)) as parts:
-                    async for part in parts:
-                        begun = True
-                        yield part
-                return
-            except FelloeError as error:
-                if error.code != "replica_lost" or begun or attempt == 2:
-                    raise
-                if not await self.supervisor.replaced(client):
-                    raise
+        begun = False
 
-    def _answer_with(self, client: HttpClient, request: InferenceRequest, ends_at: float) -> AsyncGenerator[Part, None]:
+        def begin(piece: Piece) -> Awaitable[None] | None:
+            nonlocal begun
+            begun = True
+            return deliver(piece)
+
+        client = await self.supervisor.client(max(0.001, ends_at - monotonic()))
+        try:
+            return await self._answer_with(client, request, begin, ends_at)
+        except FelloeError as error:
+            if error.code != "replica_lost" or begun or not await self.supervisor.replaced(client):
+                raise
+        client = await self.supervisor.client(max(0.001, ends_at - monotonic()))
+        return await self._answer_with(client, request, deliver, ends_at)
+
+    async def _answer_with(
+        self, client: HttpClient, request: InferenceRequest, deliver: Deliver, ends_at: float
+    ) -> Done:
         if self._properties is None:
             raise FelloeError("engine_failed", f"the engine of {self._model.name} is not ready")
-        return llama_answer(client, self._properties, request, max(0.001, ends_at - monotonic()))
+        return await llama_answer(client, self._properties, request, deliver, max(0.001, ends_at - monotonic()))
 
 
 def _check_magic(path: Path) -> None:

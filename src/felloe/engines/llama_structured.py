@@ -4,15 +4,15 @@ They go through llama.cpp's /v1/chat/completions, which tells no token ids, so a
 seed and the ids of tool calls are derived from the request, and another replica then renders the same bytes.
 """
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Awaitable
 from typing import Any, cast
 
 import msgspec
 from msgspec import Raw, Struct
 
 from felloe.domain.errors import FelloeError
-from felloe.domain.requests import Done, InferenceRequest, Part, Piece, TokenResume, Usage
+from felloe.domain.ports import Deliver
+from felloe.domain.requests import Done, InferenceRequest, Piece, TokenResume, Usage
 from felloe.engines import llama_api
 from felloe.engines.http_client import Exchange, HttpClient, HttpError
 from felloe.engines.llama_api import Properties
@@ -80,9 +80,14 @@ def needs_structure(body: ChatBody, properties: Properties) -> bool:
 
 
 async def structured_answer(
-    client: HttpClient, properties: Properties, request: InferenceRequest, body: ChatBody, seconds: float
-) -> AsyncGenerator[Part, None]:
-    """The parts of one choice. A replay is answered from its start; whoever asked for it compares."""
+    client: HttpClient,
+    properties: Properties,
+    request: InferenceRequest,
+    body: ChatBody,
+    deliver: Deliver,
+    seconds: float,
+) -> Done:
+    """Answer one choice. A replay is answered from its start; whoever asked for it compares."""
     if isinstance(request.resume, TokenResume) and request.resume.ids:
         raise FelloeError("resume_diverged", "this kind of answer cannot go on from token ids")
     fields, forced = _engine_fields(body, properties, request)
@@ -90,40 +95,47 @@ async def structured_answer(
         "POST",
         "/v1/chat/completions",
         msgspec.json.encode(fields),
-        header_seconds=seconds,
+        seconds=seconds,
         body_limit=_STREAM_LIMIT,
         reuse=False,
     ) as exchange:
-        exchange.expire_in(seconds)
         await llama_api.raise_for_status(exchange, "messages")
-        renderer = _Renderer(request, body, forced)
-        async with aclosing(_parts(exchange, renderer)) as parts:
-            async for part in parts:
-                yield part
+        stream = _Stream(exchange, _Renderer(request, body, forced), deliver)
+        await exchange.pump(stream.consume)
+    if stream.done is None:
+        raise HttpError("broken", "the stream ended without an end")
+    return stream.done
 
 
-async def _parts(exchange: Exchange, renderer: "_Renderer") -> AsyncGenerator[Part, None]:
-    splitter = EventSplitter()
-    finish_reason: str | None = None
-    while data := await exchange.read():
+class _Stream:
+    """Takes the engine's events as they come and delivers what they become; `done` holds the accounts at the end."""
+
+    def __init__(self, exchange: Exchange, renderer: "_Renderer", deliver: Deliver) -> None:
+        self._exchange = exchange
+        self._renderer = renderer
+        self._deliver = deliver
+        self._splitter = EventSplitter()
+        self._finish_reason: str | None = None
+        self.done: Done | None = None
+
+    def consume(self, data: bytes) -> Awaitable[None] | None:
         frames: list[bytes] = []
-        for payload in splitter.feed(data):
+        for payload in self._splitter.feed(data):
             if payload == b"[DONE]":
                 continue
             event = _decode_event(payload)
             if event.error is not None:
                 raise FelloeError("engine_failed", "the engine broke the answer off with an error")
             for choice in event.choices:
-                frames.extend(renderer.frames(choice))
-                finish_reason = choice.finish_reason or finish_reason
-            if event.usage is not None and finish_reason is not None:
-                reason, last = renderer.finish(finish_reason)
-                yield Piece(renderer.number, (), b"".join([*frames, *last]))
-                yield Done(_usage(event.usage), reason)
-                return
-        if frames:
-            yield Piece(renderer.number, (), b"".join(frames))
-    raise HttpError("broken", "the stream ended without an end")
+                frames.extend(self._renderer.frames(choice))
+                self._finish_reason = choice.finish_reason or self._finish_reason
+            if event.usage is not None and self._finish_reason is not None:
+                reason, last = self._renderer.finish(self._finish_reason)
+                frames.extend(last)
+                self.done = Done(_usage(event.usage), reason)
+                self._exchange.stop()
+                break
+        return self._deliver(Piece(self._renderer.number, (), b"".join(frames))) if frames else None
 
 
 def _usage(usage: _Usage) -> Usage:

@@ -1,22 +1,19 @@
 """A served model on this node: its engine, and how many answers it is giving."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from typing import Protocol
 
 import msgspec
 
-from felloe.domain.requests import InferenceRequest, Part
+from felloe.domain.ports import Answers
 from felloe.domain.roster import Replica
 
 
-class Engine(Protocol):
+class Engine(Answers, Protocol):
     """One served model, whatever serves it."""
 
     @property
     def replica(self) -> Replica: ...
-
-    def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]: ...
 
     async def stop(self) -> None: ...
 

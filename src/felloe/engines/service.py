@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -11,7 +11,8 @@ import msgspec
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelName, is_model_name
 from felloe.domain.models import Model
-from felloe.domain.requests import InferenceRequest, Part
+from felloe.domain.ports import Deliver
+from felloe.domain.requests import Done, InferenceRequest
 from felloe.domain.roster import Replica
 from felloe.engines.attachment import Attached
 from felloe.engines.llama_replica import LlamaReplica
@@ -67,8 +68,8 @@ class Engines:
 
     # answering
 
-    async def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]:
-        """Yield pieces, then `Done`; raises `FelloeError`. Closing the generator ends the engine's work at once."""
+    async def answer(self, request: InferenceRequest, deliver: Deliver) -> Done:
+        """Deliver the pieces, return the accounts; raises `FelloeError`. Cancelling ends the engine's work at once."""
         served = self._served.get(request.model)
         if served is None:
             raise FelloeError("model_not_found", f"no engine here serves {request.model!r}", param="model")
@@ -79,9 +80,7 @@ class Engines:
             raise FelloeError("unsupported_capability", detail, param="model")
         served.begin()
         try:
-            async with contextlib.aclosing(served.engine.answer(request)) as parts:
-                async for part in parts:
-                    yield part
+            return await served.engine.answer(request, deliver)
         finally:
             served.end()
 

@@ -12,6 +12,11 @@ class EventSplitter:
         self._rest = b""
         self._limit = limit
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether what comes next begins an event."""
+        return not self._rest
+
     def feed(self, data: bytes) -> list[bytes]:
         """The payloads of the events that `data` completes. Raises `EventTooLarge`."""
         if self._rest:
@@ -30,6 +35,8 @@ class EventSplitter:
 
 
 def _payload(event: bytes) -> bytes:
+    if event.startswith(b"data: ") and b"\n" not in event:
+        return event[6:]
     lines: list[bytes] = []
     for line in event.split(b"\n"):
         name, _, value = line.partition(b":")

@@ -269,9 +269,7 @@ class Supervisor:
     async def _probe(self, client: HttpClient) -> bool:
         """Whether the loop that decodes answers; /health would be answered by a thread that still lives."""
         try:
-            exchange = await client.request("GET", "/metrics", header_seconds=max(self._policy.probe_every, 0.1))
-            with exchange:
-                exchange.expire_in(self._policy.probe_every)
+            with await client.request("GET", "/metrics", seconds=max(self._policy.probe_every, 0.1)) as exchange:
                 await exchange.read_all()
                 return exchange.status == 200
         except HttpError:

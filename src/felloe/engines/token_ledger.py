@@ -25,8 +25,6 @@ class Chunk(Struct, gc=False):
     tokens: tuple[int, ...] = ()
     stop: bool = False
     tokens_predicted: int = 0
-    tokens_evaluated: int = 0
-    stop_type: str = ""
     completion_probabilities: list[Probability] | None = None
 
 

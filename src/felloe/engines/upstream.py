@@ -4,10 +4,7 @@ Its address comes from the node's owner alone, redirects are not followed, and i
 because they may quote the prompt. It tells no token ids, so answers resume by replay.
 """
 
-import asyncio
-import contextlib
 import re
-from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 import msgspec
@@ -16,19 +13,19 @@ from msgspec import Meta, Raw, Struct
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelName, is_model_name
 from felloe.domain.models import Model
-from felloe.domain.requests import Done, InferenceRequest, Part, Piece, TokenResume, Usage
+from felloe.domain.ports import Deliver
+from felloe.domain.requests import Done, InferenceRequest, Piece, TokenResume, Usage
 from felloe.engines.http_client import Exchange, HttpClient, HttpError
 from felloe.engines.options import Upstream
 from felloe.engines.rendering import embedding_answer
-from felloe.engines.sse import EventSplitter, EventTooLarge
+from felloe.engines.sse import EventTooLarge
 from felloe.engines.upstream_address import address_of, key_of
-from felloe.engines.upstream_stream import StreamRewriter
+from felloe.engines.upstream_stream import AnswerStream
 
 _LIST_SECONDS = 5.0
 _LIST_LIMIT = 4 * 1024 * 1024
 _MODELS_LIMIT = 1000
 _STREAM_LIMIT = 256 * 1024 * 1024
-_LAST_BYTES_SECONDS = 0.05
 _PATHS = {"chat": "/chat/completions", "completion": "/completions", "embedding": "/embeddings"}
 _PARAMS = {"chat": "messages", "completion": "prompt", "embedding": "input"}
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
@@ -91,9 +88,8 @@ class UpstreamServer:
         """What the server offers under names that can be used here; raises `upstream_failed`."""
         try:
             with await self._client.request(
-                "GET", "/models", header_seconds=_LIST_SECONDS, body_limit=_LIST_LIMIT
+                "GET", "/models", seconds=_LIST_SECONDS, body_limit=_LIST_LIMIT
             ) as exchange:
-                exchange.expire_in(_LIST_SECONDS)
                 answer = await exchange.read_all()
                 if exchange.status != 200:
                     raise self._failed(f"it answered GET /models with status {exchange.status}")
@@ -104,7 +100,7 @@ class UpstreamServer:
             raise self._failed("its list of models cannot be read") from error
         return [model for model in found if is_model_name(model.id)]
 
-    async def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]:
+    async def answer(self, request: InferenceRequest, deliver: Deliver) -> Done:
         """Answer one request; a replay is answered from its start."""
         if isinstance(request.resume, TokenResume) and request.resume.ids:
             raise FelloeError("resume_diverged", "an upstream server cannot go on from token ids")
@@ -116,19 +112,15 @@ class UpstreamServer:
                 "POST",
                 _PATHS[request.kind],
                 msgspec.json.encode(body),
-                header_seconds=request.deadline,
+                seconds=request.deadline,
+                silence_seconds=self._silence_seconds,
                 body_limit=_STREAM_LIMIT,
             ) as exchange:
-                exchange.expire_in(request.deadline)
-                exchange.expire_when_silent(self._silence_seconds)
                 if exchange.status != 200:
                     raise self._refusal(exchange, await exchange.read_all(), request)
-                parts = (
-                    self._vectors(exchange, request) if request.kind == "embedding" else self._stream(exchange, request)
-                )
-                async with contextlib.aclosing(parts):
-                    async for part in parts:
-                        yield part
+                if request.kind == "embedding":
+                    return await self._vectors(exchange, request, deliver)
+                return await self._stream(exchange, request, deliver)
         except HttpError as error:
             raise self._lost(error) from error
         except EventTooLarge as error:
@@ -137,44 +129,31 @@ class UpstreamServer:
     async def close(self) -> None:
         await self._client.close()
 
-    async def _stream(self, exchange: Exchange, request: InferenceRequest) -> AsyncGenerator[Part, None]:
-        splitter = EventSplitter()
-        rewriter = StreamRewriter(request)
-        done = False
-        while not done:
-            try:
-                data = await exchange.read()
-            except HttpError:
-                if rewriter.finish_reason:
-                    break  # the answer was complete; only its epilogue is missing
+    async def _stream(self, exchange: Exchange, request: InferenceRequest, deliver: Deliver) -> Done:
+        stream = AnswerStream(request, exchange, deliver)
+        try:
+            await exchange.pump(stream.consume)
+        except HttpError:
+            if not stream.finish_reason and not stream.closed:
                 raise
-            if not data:
-                break
-            frames: list[bytes] = []
-            for payload in splitter.feed(data):
-                if payload == b"[DONE]":
-                    done = True
-                    break
-                frames.append(rewriter.frame(payload))
-            joined = b"".join(frames)
-            if joined:
-                yield Piece(rewriter.number, (), joined)
-        if not rewriter.finish_reason:
-            if done:
+            # All was said; only the epilogue is missing.
+        if not stream.finish_reason:
+            if stream.closed:
                 raise self._failed("it ended the answer without a finish reason")
             raise FelloeError("replica_lost", f"the upstream {self._name} closed the stream in mid-answer")
-        await _read_end(exchange)
-        yield Done(rewriter.usage or Usage(prompt=0, completion=rewriter.number), rewriter.finish_reason)
+        return Done(stream.usage or Usage(prompt=0, completion=stream.number), stream.finish_reason)
 
-    async def _vectors(self, exchange: Exchange, request: InferenceRequest) -> AsyncGenerator[Part, None]:
+    async def _vectors(self, exchange: Exchange, request: InferenceRequest, deliver: Deliver) -> Done:
         try:
             answer = msgspec.json.decode(await exchange.read_all(), type=_EmbeddingAnswer)
         except msgspec.DecodeError as error:
             raise self._failed("its embeddings cannot be read") from error
         usage = Usage(prompt=answer.usage.prompt_tokens)
         vectors = [each.embedding for each in sorted(answer.data, key=lambda each: each.index)]
-        yield Piece(1, (), embedding_answer(request, vectors, usage))
-        yield Done(usage, "stop")
+        behind = deliver(Piece(1, (), embedding_answer(request, vectors, usage)))
+        if behind is not None:
+            await behind
+        return Done(usage, "stop")
 
     def _failed(self, reason: str) -> FelloeError:
         return FelloeError("upstream_failed", f"the upstream {self._name}: {reason}")
@@ -225,14 +204,6 @@ def as_model(listed: ListedModel) -> Model:
         capabilities=("chat", "completion", "embedding", "tools", "json_schema"),
         created=listed.created or 0,
     )
-
-
-async def _read_end(exchange: Exchange) -> None:
-    """Give the end of the body a moment, so that the connection can be used again."""
-    with contextlib.suppress(TimeoutError, HttpError):
-        async with asyncio.timeout(_LAST_BYTES_SECONDS):
-            while await exchange.read():
-                pass
 
 
 def _identifier(value: Any) -> str:

@@ -8,14 +8,13 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ports import Answers
-from felloe.domain.requests import Done, Kind, Part, Piece, Usage
+from felloe.domain.requests import Kind, Piece, Usage
 from felloe.gateway.aggregate import Aggregate, usage_event, with_null_usage
 from felloe.gateway.config import GatewayConfig
 from felloe.gateway.decode import decode_body
@@ -135,67 +134,90 @@ class Inference:
                 return embedding_call(decode_body(body, EmbeddingBody), terms)
 
     async def _answer(self, call: Call, exchange: Exchange, started: float) -> None:
-        async with aclosing(answer_call(self._answers, call, self._limits.choices_at_once)) as parts:
-            # Nothing is sent before the first part, so that a failure up to there has its own HTTP status.
-            first = await anext(parts, None)
+        def on_first() -> None:
             self._metrics.first_token(call.kind, time.monotonic() - started)
-            if first is None:
-                raise _incomplete()
-            if not call.stream:
-                usage, body = await self._collect(call, first, parts)
-                self._metrics.used(call.kind, usage)
-                await exchange.reply(200, body, _JSON)
-                return
+
+        if call.stream:
             self._metrics.active_streams += 1
             try:
-                usage = await self._stream(call, first, parts, exchange)
+                usage = await self._stream(call, exchange, on_first)
             finally:
                 self._metrics.active_streams -= 1
-            self._metrics.used(call.kind, usage)
+        else:
+            usage, body = await self._collect(call, on_first)
+            await exchange.reply(200, body, _JSON)
+        self._metrics.used(call.kind, usage)
 
-    async def _stream(self, call: Call, first: Part, parts: AsyncGenerator[Part, None], exchange: Exchange) -> Usage:
-        await exchange.start_stream()
-        done = first if isinstance(first, Done) else None
-        if isinstance(first, Piece):
-            await exchange.write(with_null_usage(first.frames) if call.include_usage else first.frames)
-            async for part in parts:
-                if isinstance(part, Done):
-                    done = part
-                    break
-                frames = with_null_usage(part.frames) if call.include_usage else part.frames
-                if not exchange.write_now(frames):
-                    await exchange.write(frames)
-        if done is None:
-            raise _incomplete()
+    async def _stream(self, call: Call, exchange: Exchange, on_first: Callable[[], None]) -> Usage:
+        writer = _StreamWriter(exchange, on_first, null_usage=call.include_usage)
+        done = await answer_call(self._answers, call, self._limits.choices_at_once, writer.deliver)
         last = usage_event(call, done.usage) + _LAST_EVENT if call.include_usage else _LAST_EVENT
-        await exchange.end_stream(last)
+        await writer.end(last)
         return done.usage
 
-    async def _collect(self, call: Call, first: Part, parts: AsyncGenerator[Part, None]) -> tuple[Usage, bytes]:
+    async def _collect(self, call: Call, on_first: Callable[[], None]) -> tuple[Usage, bytes]:
         aggregate = Aggregate(call, self._limits.answer_bytes)
         raw: list[bytes] = []
         left = self._limits.answer_bytes
-        part = first
-        while not isinstance(part, Done):
-            if call.kind == "embedding":
-                raw.append(part.frames)
-                left -= len(part.frames)
-                if left < 0:
-                    raise FelloeError("upstream_failed", "the answer is larger than this node accepts")
-            else:
-                aggregate.add(part.frames)
-            part = await anext(parts, None)
-            if part is None:
-                raise _incomplete()
+        waiting = True
+
+        def deliver(piece: Piece) -> None:
+            nonlocal waiting, left
+            if waiting:
+                waiting = False
+                on_first()
+            if call.kind != "embedding":
+                aggregate.add(piece.frames)
+                return
+            raw.append(piece.frames)
+            left -= len(piece.frames)
+            if left < 0:
+                raise FelloeError("upstream_failed", "the answer is larger than this node accepts")
+
+        done = await answer_call(self._answers, call, self._limits.choices_at_once, deliver)
         if call.kind == "embedding":
-            return part.usage, render_embeddings(call, b"".join(raw), part.usage)
-        return part.usage, aggregate.render(part.usage)
+            return done.usage, render_embeddings(call, b"".join(raw), done.usage)
+        return done.usage, aggregate.render(done.usage)
+
+
+class _StreamWriter:
+    """Writes pieces to the client as they come.
+
+    The stream begins with the first one and not before, so that a failure up to there has its own HTTP status.
+    """
+
+    def __init__(self, exchange: Exchange, on_first: Callable[[], None], *, null_usage: bool) -> None:
+        self._exchange = exchange
+        self._on_first = on_first
+        self._null_usage = null_usage
+        self._begun = False
+        # Several choices may find the client slow at once; they go on in the order in which they came.
+        self._slow = asyncio.Lock()
+
+    def deliver(self, piece: Piece) -> Awaitable[None] | None:
+        """Write at once when the client takes it, else tell the answer to wait."""
+        frames = with_null_usage(piece.frames) if self._null_usage else piece.frames
+        if self._begun and not self._slow.locked() and self._exchange.write_now(frames):
+            return None
+        return self._write(frames)
+
+    async def end(self, events: bytes) -> None:
+        """Write the last events; they are the first ones where an answer had no piece."""
+        await self._begin()
+        await self._exchange.end_stream(events)
+
+    async def _write(self, frames: bytes) -> None:
+        async with self._slow:
+            await self._begin()
+            await self._exchange.write(frames)
+
+    async def _begin(self) -> None:
+        if not self._begun:
+            self._on_first()
+            await self._exchange.start_stream()
+            self._begun = True
 
 
 def log_bug(error: BaseException) -> None:
     """Log where an unexpected error happened; its text is left out, because it may hold what a user wrote."""
     _log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-
-
-def _incomplete() -> FelloeError:
-    return FelloeError("engine_failed", "the answer ended before it was complete")

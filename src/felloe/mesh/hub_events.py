@@ -161,7 +161,7 @@ class HubEvents:
     def _take_count(self, reply: bytes) -> None:
         try:
             count = msgspec.json.decode(reply, type=_Count)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             logger.warning("the server's count of connections cannot be read")
             return
         for line in count.data.connections:
@@ -172,7 +172,7 @@ class HubEvents:
 def _read_event(data: bytes) -> tuple[NodeId, Line] | None:
     try:
         event = msgspec.json.decode(data, type=_Event)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         logger.warning("an event of the server cannot be read")
         return None
     node = _node_of(event.client.nkey or event.client.user)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
@@ -13,8 +13,14 @@ REFUSALS = frozenset({"unsealed", "overloaded", "draining", "replayed", "interna
 """The codes that an answerer may end a stream with; any other means `replica_lost`."""
 
 
+_DATA, _REFUSE = int(Kind.DATA), int(Kind.REFUSE)
+
+Consume = Callable[[bytes], Awaitable[None] | None]
+"""Takes the next message, in the very turn of the loop in which it came; an awaitable holds the following ones back."""
+
+
 class Incoming:
-    """One answer: its messages in order, then None, or a `FelloeError`. Whoever opened it closes it."""
+    """One answer: its messages in order, then its end or a `FelloeError`. Whoever opened it closes it."""
 
     def __init__(
         self,
@@ -36,35 +42,46 @@ class Incoming:
         self._waiting: deque[tuple[bytes, bool]] = deque()
         self._begun: list[bytes] = []
         self._begun_bytes = 0
-        self._reader: asyncio.Future[None] | None = None
+        self._consume: Consume | None = None
+        self._behind: Awaitable[None] | None = None
+        self._error: BaseException | None = None
+        self._pumping: asyncio.Future[None] | None = None
         self._finished = False
         self._failure: FelloeError | None = None
         self._grant = grant
         self._forget = forget
 
-    async def receive(self) -> bytes | None:
-        """The next message; None at the clean end.
+    async def pump(self, consume: Consume) -> None:
+        """Hand each message to `consume` as it comes in, in order; returns at the clean end.
 
-        `replica_lost` when the answer cannot be completed, or the code with which the answerer refused. What
-        came in order before a failure is delivered first.
+        `replica_lost` when the answer cannot be completed, or the code with which the answerer refused; what came in
+        order before a failure is consumed first. What `consume` raises ends the pump. While it waits for an awaitable
+        from `consume`, or nobody pumps, messages are held and not credited.
         """
-        part, whole = await self._next_part()
-        if whole and not self._begun:
-            return part
-        # The parts are kept on the stream, so that a reader who is cancelled loses nothing.
-        while part is not None:
-            self._begun.append(part)
-            self._begun_bytes += len(part)
-            if self._begun_bytes > MAX_MESSAGE_BYTES:
-                self.fail(FelloeError("replica_lost", "the answer holds too large a message"))
-                raise FelloeError("replica_lost", "the answer holds too large a message")
-            if whole:
-                message, self._begun, self._begun_bytes = b"".join(self._begun), [], 0
-                return message
-            part, whole = await self._next_part()
-        if self._begun:
-            raise FelloeError("replica_lost", "the answer ended inside a message")
-        return None
+        self._consume = consume
+        try:
+            self._hand_over()
+            while not self._is_over():
+                if self._behind is None:
+                    self._pumping = asyncio.get_running_loop().create_future()
+                    await self._pumping
+                    continue
+                try:
+                    await self._behind
+                finally:
+                    self._behind = None
+                self._hand_over()
+        finally:
+            self._consume = self._pumping = None
+
+    def complete(self) -> None:
+        """End the stream well: its reader knows that it has everything. The answerer is told nothing."""
+        if not self._finished and self._failure is None:
+            self._forget(self, False)
+        self._finished, self._failure = True, None
+        self._waiting.clear()
+        self._begun.clear()
+        self._wake()
 
     async def close(self) -> None:
         """Take no more; tells the answerer to stop when it has not finished."""
@@ -78,7 +95,7 @@ class Incoming:
         self.heard = now
         try:
             kind, sequence = parse_header(message)
-            if kind == Kind.REFUSE:
+            if kind == _REFUSE:
                 self.fail(_refused(message[HEADER.size :]), tell=False)
                 return
         except BadMessage:
@@ -90,8 +107,8 @@ class Incoming:
             if not self.ledger.hold(len(body)):
                 self.fail(FelloeError("replica_lost", "the answerer sent more than it may"))
                 return
-            self._waiting.append((body, kind == Kind.DATA))
-            self._wake()
+            self._waiting.append((body, kind == _DATA))
+            self._hand_over()
         elif verdict is Verdict.END:
             self._finished = True
             self._forget(self, False)
@@ -107,26 +124,55 @@ class Incoming:
         self._forget(self, tell)
         self._wake()
 
-    async def _next_part(self) -> tuple[bytes | None, bool]:
-        while not self._waiting:
-            if self._finished:
-                return None, False
-            if self._failure is not None:
-                raise self._failure
-            self._reader = asyncio.get_running_loop().create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
-        part, whole = self._waiting.popleft()
-        if self.ledger.use(len(part)) and not self._finished and self._failure is None:
-            self._grant(self)
-        return part, whole
+    def _hand_over(self) -> None:
+        """Let the reader consume what waits, as far as there is one and it keeps up."""
+        consume = self._consume
+        if consume is None:
+            return
+        waiting = self._waiting
+        try:
+            while waiting and self._behind is None:
+                part, whole = waiting.popleft()
+                if self.ledger.use(len(part)) and not self._finished and self._failure is None:
+                    self._grant(self)
+                message = part if whole and not self._begun else self._join(part, whole)
+                if message is not None:
+                    self._behind = consume(message)
+        except BaseException as error:
+            # Raised by `pump`: whoever brought the message here is not to blame.
+            self._error = error
+            self._consume = None
+        if self._behind is not None or self._error is not None:
+            self._wake()
+
+    def _join(self, part: bytes, whole: bool) -> bytes | None:
+        self._begun.append(part)
+        self._begun_bytes += len(part)
+        if self._begun_bytes > MAX_MESSAGE_BYTES:
+            self.fail(FelloeError("replica_lost", "the answer holds too large a message"))
+            raise FelloeError("replica_lost", "the answer holds too large a message")
+        if not whole:
+            return None
+        message, self._begun, self._begun_bytes = b"".join(self._begun), [], 0
+        return message
+
+    def _is_over(self) -> bool:
+        """Whether everything up to the clean end has been consumed. Raises how else it ended."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        if self._waiting or self._behind is not None:
+            return False
+        if self._finished and self._begun:
+            raise FelloeError("replica_lost", "the answer ended inside a message")
+        if self._failure is not None:
+            raise self._failure
+        return self._finished
 
     def _wake(self) -> None:
-        reader = self._reader
-        if reader is not None and not reader.done():
-            reader.set_result(None)
+        pumping = self._pumping
+        if pumping is not None and not pumping.done():
+            pumping.set_result(None)
 
 
 def _refused(body: bytes) -> FelloeError:

@@ -74,6 +74,8 @@ class RosterService:
         self._random = random or Random()  # noqa: S311  only spreads messages
         self._record: NodeRecord = record
         self._load = Load()
+        self._read_load = Load
+        self._load_is_stale = False
         self._signed = b""
         self._census = Census(clock())
         self._roster = Roster(self._this, MappingProxyType({}), 0)
@@ -119,13 +121,17 @@ class RosterService:
         self._say_record.set()
         self._note(self._census.hear_record(record, signed, self._clock()))
 
-    def set_load(self, load: Load) -> None:
-        """This node is this busy now."""
-        if load != self._load:
-            check_load(load)
-            self._load = load
-            self._say_load.set()
-            self._note(self._census.hear_load(self._this, load, self._clock()))
+    def set_load(self, read: Callable[[], Load]) -> None:
+        """This node is as busy as `read` tells; call again when that may have changed.
+
+        `read` is asked when the network is told, at most every 50 ms, so a call costs nothing for each request.
+        """
+        self._read_load = read
+        if self._load_is_stale:
+            return
+        self._load_is_stale = True
+        self._say_load.set()
+        self._publish_soon()
 
     async def start(self) -> None:
         """Listen to the others, speak, and ask a hub who is there."""
@@ -207,6 +213,7 @@ class RosterService:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = self._clock()
+            self._refresh_load()
             self._census.hear_load(self._this, self._load, now)
             self._note(self._census.sweep(now))
 
@@ -215,19 +222,42 @@ class RosterService:
     def _note(self, heard: Heard) -> None:
         if heard.changed:
             self._dirty.update(heard.changed)
-            if heard.lost or not self._tasks:
+            if heard.lost:
                 self._publish_snapshot()
-            elif self._batch is None:
-                self._batch = asyncio.get_running_loop().call_later(BATCH_SECONDS, self._publish_snapshot)
+            else:
+                self._publish_soon()
         for node in heard.lost:
             _call_all(self._loss_callbacks, node)
+
+    def _publish_soon(self) -> None:
+        if not self._tasks:
+            self._publish_snapshot()
+        elif self._batch is None:
+            self._batch = asyncio.get_running_loop().call_later(BATCH_SECONDS, self._publish_snapshot)
 
     def _publish_snapshot(self) -> None:
         if self._batch is not None:
             self._batch.cancel()
             self._batch = None
+        self._refresh_load()
         self._rebuild()
         _call_all(self._change_callbacks, self._roster)
+
+    def _refresh_load(self) -> None:
+        """Ask how busy this node is, when that may have changed."""
+        if not self._load_is_stale:
+            return
+        self._load_is_stale = False
+        load = self._read_load()
+        if load == self._load:
+            return
+        try:
+            check_load(load)
+        except BadRecord:
+            logger.error("this node's load cannot be told: the others would refuse it")
+            return
+        self._load = load
+        self._dirty.update(self._census.hear_load(self._this, load, self._clock()).changed)
 
     def _rebuild(self) -> None:
         now = self._built = self._clock()
@@ -265,6 +295,7 @@ class RosterService:
         return roster_record(self._this), self._signed
 
     def _tell_load(self) -> tuple[str, bytes]:
+        self._refresh_load()
         heartbeat = Heartbeat(self._load, self._record.issued_at)
         return roster_load(self._this), msgspec.msgpack.encode(heartbeat)
 

@@ -80,7 +80,7 @@ def decode_record(signed: bytes, wall: float) -> NodeRecord:
     try:
         envelope = msgspec.msgpack.decode(signed, type=SignedRecord)
         record = msgspec.msgpack.decode(envelope.record, type=NodeRecord)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRecord("not a signed record") from error
     if len(record.public_key) != 32 or id_from_public_key(record.public_key) != record.id:
         raise BadRecord("the id is not the hash of the public key")
@@ -98,7 +98,7 @@ def decode_heartbeat(data: bytes) -> Heartbeat:
         raise BadRecord("too large")
     try:
         heartbeat = msgspec.msgpack.decode(data, type=Heartbeat)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRecord("not a heartbeat") from error
     check_load(heartbeat.load)
     return heartbeat

@@ -60,7 +60,7 @@ class HubClient:
             envelope = _ENVELOPE.decode(reply)
             if isinstance(envelope, _Success):
                 return msgspec.msgpack.decode(envelope.body, type=answer)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FelloeError("internal", f"the hub's answer to {service} cannot be read") from error
         code = envelope.code if envelope.code in CATALOGUE else "internal"
         raise FelloeError(code, envelope.detail[:300], retry_after=envelope.retry_after)
@@ -136,7 +136,7 @@ async def _work(
         return _Failure("body_too_large", "the question is too large")
     try:
         question = decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _Failure("invalid_value", f"hub.{service} does not take such a question")
     try:
         async with asyncio.timeout(HANDLER_SECONDS):

@@ -222,7 +222,7 @@ class StateFollower:
         topic = message.subject.partition(".")[2]
         try:
             value = msgspec.msgpack.decode(message.data, type=StateValue)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             logger.warning("a hub's value of %s cannot be read", topic)
             return
         self._take(topic, value)

@@ -18,6 +18,10 @@ PART_BYTES = 256 * 1024
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 
+# Members of an enum cost more to compare than numbers, and this is done for every message.
+_CONTENT = (int(Kind.DATA), int(Kind.PART))
+_END, _KEEPALIVE = int(Kind.END), int(Kind.KEEPALIVE)
+
 
 class Verdict(Enum):
     """What to do with a message that came in."""
@@ -39,15 +43,15 @@ class Receipt:
     def judge(self, kind: int, sequence: int) -> Verdict:
         """Judge a data, part, end or keepalive message; anything else breaks the stream."""
         expected = self.next
-        if kind in (Kind.DATA, Kind.PART):
+        if kind in _CONTENT:
             if sequence == expected:
                 self.next = expected + 1
                 return Verdict.TAKE
-        elif kind == Kind.END:
+        elif kind == _END:
             if sequence == expected:
                 self.next = expected + 1
                 return Verdict.END
-        elif kind != Kind.KEEPALIVE:
+        elif kind != _KEEPALIVE:
             return Verdict.BROKEN
         return Verdict.DROP if sequence <= expected else Verdict.BROKEN
 

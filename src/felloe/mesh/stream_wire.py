@@ -128,5 +128,5 @@ def parse_refusal(body: bytes) -> Refusal:
     """The reason; `BadMessage` when it is none."""
     try:
         return msgspec.msgpack.decode(body, type=Refusal)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadMessage("refusal") from error

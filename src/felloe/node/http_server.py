@@ -1,75 +1,43 @@
-"""Runs an ASGI application on a socket inside the node's event loop; the node keeps its signal handlers."""
+"""Listeners that only a node has: the operator API on a unix socket, a hub's peer API with its certificate."""
 
-import asyncio
-import contextlib
 import errno
-import logging
 import socket
 import ssl
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from felloe.domain.errors import FelloeError
+from felloe.gateway.config import Limits
+from felloe.gateway.http_server import HttpServer
 
-logger = logging.getLogger(__name__)
+_STOP_SECONDS = 2.0
 _MOST_CONNECTIONS = 256
+_LIMITS = Limits(connections=_MOST_CONNECTIONS, header_bytes=16 * 1024, idle_seconds=10.0)
 
 
-class _QuietServer(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
+class NodeServer:
+    """An application on one of the node's own sockets; with a certificate, in TLS 1.3."""
 
-
-class HttpServer:
-    """One listener of the operator or the peer API."""
-
-    def __init__(self, app: Any, listener: socket.socket, *, certificate: Path | None = None, key: Path | None = None):
-        config = uvicorn.Config(
-            app,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=_MOST_CONNECTIONS,
-            timeout_keep_alive=10,
-            timeout_graceful_shutdown=2,
-            ssl_certfile=certificate,
-            ssl_keyfile=key,
-        )
-        self._config = config
-        self._certificate, self._key = certificate, key
-        self._server = _QuietServer(config)
-        self._listener = listener
-        self._run: asyncio.Task[None] | None = None
+    def __init__(self, app: Any, listener: socket.socket, certificate: tuple[Path, Path] | None = None) -> None:
+        self._certificate = certificate
+        self._context = None if certificate is None else ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if self._context is not None:
+            self._context.minimum_version = ssl.TLSVersion.TLSv1_3
+            self.renew_certificate()
+        self._server = HttpServer(app, listener, self._context, _LIMITS)
 
     async def start(self) -> None:
-        """Listen; returns when requests are taken."""
-        self._config.load()
-        context = self._config.ssl
-        if context is not None:
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
-        self._run = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="http-server")
-        while not self._server.started:
-            if self._run.done():
-                self._run.result()
-                raise FelloeError("internal", "the server ended before it started")
-            await asyncio.sleep(0.005)
+        """Take requests when this returns."""
+        await self._server.start()
 
     def renew_certificate(self) -> None:
         """Use what the certificate file holds now for new connections."""
-        if self._config.ssl is not None and self._certificate is not None:
-            self._config.ssl.load_cert_chain(self._certificate, self._key)
+        if self._context is not None and self._certificate is not None:
+            self._context.load_cert_chain(*self._certificate)
 
     async def stop(self) -> None:
         """Finish running requests for at most 2 s, then close."""
-        self._server.should_exit = True
-        if self._run is not None:
-            await self._run
+        await self._server.stop(_STOP_SECONDS)
 
 
 def listen_on_port(host: str, port: int, purpose: str) -> socket.socket:
@@ -77,6 +45,7 @@ def listen_on_port(host: str, port: int, purpose: str) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
         listener.bind((host, port))
     except OSError as error:
         listener.close()
@@ -90,6 +59,7 @@ def listen_on_path(path: Path) -> socket.socket:
     """A listening unix socket that only its owner can connect to; replaces what a crash left behind."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
     listener.bind(str(path))
     path.chmod(0o600)
     return listener

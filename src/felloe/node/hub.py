@@ -23,7 +23,7 @@ from felloe.mesh.state import StateKeeper
 from felloe.node.config import PeerConfig
 from felloe.node.founding import advertised_hosts, mesh_urls, peer_addresses, raw_public_key
 from felloe.node.home import Home
-from felloe.node.http_server import HttpServer, listen_on_port
+from felloe.node.http_server import NodeServer, listen_on_port
 from felloe.node.network_files import NetworkFiles
 from felloe.node.stopping import safely
 
@@ -43,7 +43,7 @@ class Hub:
     invitations: Invitations
     state: StateKeeper | None = None
     _server: NatsServer | None = None
-    _peer_api: HttpServer | None = None
+    _peer_api: NodeServer | None = None
     _system: Connection | None = None
     _services: HubServices | None = None
     _events: HubEvents | None = None
@@ -74,9 +74,7 @@ class Hub:
             self.members,
             hubs=self._addresses,
         )
-        self._peer_api = HttpServer(
-            service.app(), listener, certificate=self.files.certificate_path, key=self.files.key_path
-        )
+        self._peer_api = NodeServer(service.app(), listener, (self.files.certificate_path, self.files.key_path))
         self._server = NatsServer(self._settings(), accounts=self._accounts, spawn=spawn, end=end)
         await self._server.start()
         self._tasks.append(asyncio.create_task(self._server.run(), name="nats-server"))

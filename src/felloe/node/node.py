@@ -34,7 +34,7 @@ from felloe.mesh.state import StateFollower
 from felloe.node.config import NodeConfig
 from felloe.node.founding import raw_public_key
 from felloe.node.home import Home
-from felloe.node.http_server import HttpServer, listen_on_path
+from felloe.node.http_server import NodeServer, listen_on_path
 from felloe.node.hub import Hub, user_login
 from felloe.node.loading import Loading
 from felloe.node.network_files import NetworkFiles
@@ -90,7 +90,7 @@ class Node:
         self.gateway = Gateway(
             _gateway_config(config), self.router, self.ready_models, self.keys, self._gateway_status, self._metrics()
         )
-        self._operator: HttpServer | None = None
+        self._operator: NodeServer | None = None
         self._line_is_stale = False
         self._tasks: list[asyncio.Task[None]] = []
         self._wire()
@@ -101,7 +101,7 @@ class Node:
         self.roster.on_loss(self.exchange.node_lost)
         self.keeper.on_change(self._credential_changed)
         self.engines.on_change(self._replicas_changed)
-        self.admission.on_change(lambda: self.roster.set_load(self.admission.load()))
+        self.admission.on_change(lambda: self.roster.set_load(self.admission.load))
 
     async def start(self, models: list[str], say: Callable[[str], None]) -> None:
         """Bring up everything; raises when this node cannot serve its own machine.
@@ -263,7 +263,7 @@ class Node:
 
     async def _start_operator(self) -> None:
         app = create_operator_app(NodeOperations(self))
-        self._operator = HttpServer(app, listen_on_path(self.home.operator_socket))
+        self._operator = NodeServer(app, listen_on_path(self.home.operator_socket))
         await self._operator.start()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:

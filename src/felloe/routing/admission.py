@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from msgspec import Struct
@@ -11,11 +10,11 @@ from msgspec.structs import replace
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelName
-from felloe.domain.ports import Replicas
-from felloe.domain.requests import Done, InferenceRequest, Kind, Part, ReplayResume, TokenResume
+from felloe.domain.ports import Deliver, Replicas
+from felloe.domain.requests import Done, InferenceRequest, Kind, Piece, ReplayResume, TokenResume
 from felloe.domain.roster import Load, Replica
 from felloe.routing import rules
-from felloe.routing.replay import replayed
+from felloe.routing.replay import Replay
 from felloe.routing.rules import Busy
 from felloe.routing.waiting import Turn, WaitingLine
 
@@ -135,45 +134,36 @@ class Admission:
         self._changed()
         await self._idle.wait()
 
-    async def answer(self, request: InferenceRequest, asker: str = "") -> AsyncGenerator[Part, None]:
+    async def answer(self, request: InferenceRequest, deliver: Deliver, asker: str = "") -> Done:
         """Answer when a slot is free; `asker` is the node that asks, for fairness (empty: this one)."""
         desk = await self._enter(request, asker)
         started = self._clock()
         first = number = len(request.resume.ids) if isinstance(request.resume, TokenResume) else 0
         failed = False
         done: Done | None = None
+
+        def count(piece: Piece) -> Awaitable[None] | None:
+            nonlocal number
+            number = piece.number
+            return deliver(piece)
+
         try:
-            async with aclosing(self._parts(request)) as parts:
-                async for part in parts:
-                    if isinstance(part, Done):
-                        done = part
-                        break
-                    number = part.number
-                    yield part
-            failed = done is None
+            done = await self._ask(request, count)
+            return done
         except Exception:
             failed = True
             raise
         finally:
             desk.counts.close(request.kind, number - first, done, failed=failed)
             self._leave(desk, started)
-        if done is None:
-            raise FelloeError("engine_failed", "the engine ended an answer without saying that it is complete")
-        # The slot is free already: the engine has nothing more to do for this answer.
-        yield done
 
-    def _parts(self, request: InferenceRequest) -> AsyncGenerator[Part, None]:
-        if isinstance(request.resume, ReplayResume):
-            return self._replay(request, request.resume)
-        return self._replicas.answer(request)
-
-    async def _replay(self, request: InferenceRequest, resume: ReplayResume) -> AsyncGenerator[Part, None]:
-        async with (
-            aclosing(self._replicas.answer(replace(request, resume=None))) as parts,
-            aclosing(replayed(parts, resume)) as rest,
-        ):
-            async for part in rest:
-                yield part
+    async def _ask(self, request: InferenceRequest, deliver: Deliver) -> Done:
+        if not isinstance(request.resume, ReplayResume):
+            return await self._replicas.answer(request, deliver)
+        replay = Replay(request.resume, deliver)
+        done = await self._replicas.answer(replace(request, resume=None), replay.take)
+        replay.end()
+        return done
 
     async def _enter(self, request: InferenceRequest, asker: str) -> _Desk:
         if self._draining:

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from contextlib import aclosing
 from typing import Protocol
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
-from felloe.domain.requests import Failure, InferenceRequest
+from felloe.domain.requests import Failure
 from felloe.routing.admission import Admission
+from felloe.routing.deadline import answered_within
 from felloe.routing.outbox import Outbox
 from felloe.routing.wire import WirePart, decode_request, encode_parts, failure_of
 
@@ -62,34 +62,26 @@ class AnsweringService:
             await outgoing.refuse(error.code)
             return
         outbox = Outbox()
-        reader = asyncio.create_task(self._read(data, outgoing.asker, outbox))
+        answering = asyncio.create_task(self._answer(data, outgoing.asker, outbox))
         try:
             await _send_all(outbox, sealer, outgoing)
         finally:
-            reader.cancel()
-            await asyncio.wait((reader,))
+            if not answering.done():
+                answering.cancel()
+                await asyncio.wait((answering,))
 
-    async def _read(self, data: bytes, asker: NodeId, outbox: Outbox) -> None:
+    async def _answer(self, data: bytes, asker: NodeId, outbox: Outbox) -> None:
+        """Put a whole answer, or what became of it, into `outbox`."""
         try:
             request = decode_request(data)
-            await self._answer(request, asker, outbox)
+            answer = self._admission.answer(request, outbox.put, asker)
+            outbox.end(await answered_within(request.deadline, answer))
         except FelloeError as error:
-            await outbox.put(failure_of(error))
+            outbox.end(failure_of(error))
         except Exception as error:
             # Its text may quote the request, so only its kind is told.
             logger.error("answering failed with %s", type(error).__qualname__)
-            await outbox.put(Failure("internal", "the answering node failed unexpectedly"))
-
-    async def _answer(self, request: InferenceRequest, asker: NodeId, outbox: Outbox) -> None:
-        timeout = asyncio.timeout(request.deadline)
-        try:
-            async with timeout, aclosing(self._admission.answer(request, asker)) as parts:
-                async for part in parts:
-                    await outbox.put(part)
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            raise FelloeError("deadline_exceeded", "the answer was not complete in time") from None
+            outbox.end(Failure("internal", "the answering node failed unexpectedly"))
 
 
 async def _send_all(outbox: Outbox, sealer: Sealer, outgoing: Outgoing) -> None:

@@ -25,7 +25,6 @@ class Journey:
         self.progress = Progress()
         self.wanted = Wanted(request.model, rules.needed_capabilities(request))
         self.tried = False
-        self.complete = False
         self.first_piece_due = True
         self.delivered_at = 0.0
         self._patience = patience

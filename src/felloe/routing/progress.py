@@ -4,16 +4,17 @@ import hashlib
 
 from felloe.domain.requests import Piece, ReplayResume, TokenResume
 
-_BATCH = 64
+_MOST_UNHASHED_BYTES = 64 * 1024
 
 
 class Progress:
     """Counts the pieces delivered. Answers whose tokens all have ids resume by them, others by a digest of their bytes.
 
-    The bytes are hashed in batches: one piece at a time would cost more than everything else that the router does.
+    Whether the digest is needed is known only when a replica is lost, and most answers are never resumed. So frames
+    are kept as they are and hashed only then, or when there are so many that keeping them costs too much memory.
     """
 
-    __slots__ = ("_by_ids", "_digest", "_length", "_unhashed", "ids", "number")
+    __slots__ = ("_by_ids", "_digest", "_length", "_unhashed", "_unhashed_bytes", "ids", "number")
 
     def __init__(self) -> None:
         self.number = 0
@@ -22,6 +23,7 @@ class Progress:
         self._length = 0
         self._digest = hashlib.blake2b(digest_size=32)
         self._unhashed: list[bytes] = []
+        self._unhashed_bytes = 0
 
     @property
     def begun(self) -> bool:
@@ -31,10 +33,11 @@ class Progress:
     def take(self, piece: Piece) -> None:
         """Count `piece` as delivered."""
         self.number = piece.number
-        if piece.ids:
-            self.ids.extend(piece.ids)
-        self._unhashed.append(piece.frames)
-        if len(self._unhashed) >= _BATCH:
+        self.ids += piece.ids
+        frames = piece.frames
+        self._unhashed.append(frames)
+        self._unhashed_bytes += len(frames)
+        if self._unhashed_bytes > _MOST_UNHASHED_BYTES:
             self._hash()
 
     def resume(self) -> TokenResume | ReplayResume | None:
@@ -53,7 +56,7 @@ class Progress:
         return ReplayResume(length=self._length, digest=self._digest.digest())
 
     def _hash(self) -> None:
-        data = b"".join(self._unhashed)
+        self._digest.update(b"".join(self._unhashed))
         self._unhashed.clear()
-        self._digest.update(data)
-        self._length += len(data)
+        self._length += self._unhashed_bytes
+        self._unhashed_bytes = 0

@@ -1,12 +1,12 @@
 """The asking side of a request to another node: seal, send, open, check."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
-from felloe.domain.requests import Done, Failure, InferenceRequest, Part, Piece, TokenResume
+from felloe.domain.ports import Deliver
+from felloe.domain.requests import Done, Failure, InferenceRequest, Piece, TokenResume
 from felloe.domain.roster import NodeRecord
 from felloe.routing.rules import follows
 from felloe.routing.wire import PartReader, encode_request, error_of
@@ -25,8 +25,16 @@ class Opener(Protocol):
 class Incoming(Protocol):
     """The stream from the answering node."""
 
-    async def receive(self) -> bytes | None:
-        """The next message, None at the end; raises `replica_lost` on silence, or what the node refused with."""
+    async def pump(self, consume: Callable[[bytes], Awaitable[None] | None], /) -> None:
+        """Call `consume` for each message as it comes in; ends as `consume` or the stream does.
+
+        An awaitable from `consume` holds the next message back. Raises what `consume` raises, `replica_lost` on
+        silence, or what the node refused with.
+        """
+        ...
+
+    def complete(self) -> None:
+        """The reader has everything: `pump` ends well, and the answering node is told nothing."""
         ...
 
     async def close(self) -> None:
@@ -52,34 +60,61 @@ class RemoteAnswers:
         self._seal = seal
         self._silence_seconds = silence_seconds
 
-    async def answer(self, record: NodeRecord, request: InferenceRequest) -> AsyncGenerator[Part, None]:
-        """Yield what the node of `record` answers; closing the generator closes the stream."""
+    async def answer(self, record: NodeRecord, request: InferenceRequest, deliver: Deliver) -> Done:
+        """Deliver what the node of `record` answers; cancelling closes the stream."""
         sealed, opener = self._seal(record.sealing_config, encode_request(request))
         incoming = await self._exchange.open(record.id, sealed, silence_seconds=self._silence_seconds)
-        number = len(request.resume.ids) if isinstance(request.resume, TokenResume) else 0
+        reception = _Reception(incoming, opener, request, deliver)
         try:
-            async with aclosing(_parts(incoming, opener)) as parts:
-                async for part in parts:
-                    if isinstance(part, Piece):
-                        if not follows(number, part):
-                            raise FelloeError("replica_lost", "tokens are missing from another node's answer")
-                        number = part.number
-                    yield part
+            await incoming.pump(reception.take)
         finally:
             await incoming.close()
+        return reception.result()
 
 
-async def _parts(incoming: Incoming, opener: Opener) -> AsyncGenerator[Part, None]:
-    reader = PartReader()
-    while True:
-        message = await incoming.receive()
-        if message is None:
-            raise FelloeError("replica_lost", "another node's answer ended before it was complete")
-        for part in reader.feed(opener.open(message)):
-            if isinstance(part, Failure):
-                raise error_of(part)
-            yield part
-            if isinstance(part, Done):
-                return
-        if opener.finished:
-            raise FelloeError("replica_lost", "another node's answer ended before it was complete")
+class _Reception:
+    """Turns the messages of one stream into pieces that follow each other."""
+
+    __slots__ = ("_deliver", "_end", "_incoming", "_number", "_opener", "_reader")
+
+    def __init__(self, incoming: Incoming, opener: Opener, request: InferenceRequest, deliver: Deliver) -> None:
+        self._incoming = incoming
+        self._opener = opener
+        self._deliver = deliver
+        self._reader = PartReader()
+        self._number = len(request.resume.ids) if isinstance(request.resume, TokenResume) else 0
+        self._end: Done | Failure | None = None
+
+    def take(self, message: bytes) -> Awaitable[None] | None:
+        """Open one message and deliver the pieces in it as one."""
+        parts = self._reader.feed(self._opener.open(message))
+        if self._opener.finished:
+            self._incoming.complete()
+        pieces: list[Piece] = []
+        for part in parts:
+            if self._end is not None:
+                break
+            if not isinstance(part, Piece):
+                self._end = part
+            elif follows(self._number, part):
+                self._number = part.number
+                pieces.append(part)
+            else:
+                raise FelloeError("replica_lost", "tokens are missing from another node's answer")
+        if not pieces:
+            return None
+        return self._deliver(pieces[0] if len(pieces) == 1 else _joined(pieces))
+
+    def result(self) -> Done:
+        """The accounts, after the stream has ended."""
+        if isinstance(self._end, Done):
+            return self._end
+        if isinstance(self._end, Failure):
+            raise error_of(self._end)
+        raise FelloeError("replica_lost", "another node's answer ended before it was complete")
+
+
+def _joined(pieces: list[Piece]) -> Piece:
+    """Several pieces as one. When the ids of some are unknown, those of all are fewer than its number tells."""
+    ids = [token for piece in pieces for token in piece.ids]
+    return Piece(pieces[-1].number, tuple(ids), b"".join([piece.frames for piece in pieces]))

@@ -2,21 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from random import Random
 from typing import Protocol
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelName, NodeId
-from felloe.domain.ports import Rosters
-from felloe.domain.requests import Done, InferenceRequest, Part, Piece, Reach
+from felloe.domain.ports import Deliver, Rosters
+from felloe.domain.requests import Done, InferenceRequest, Reach
 from felloe.domain.roster import NodeRecord, Replica, Roster
 from felloe.routing import rules
-from felloe.routing.interruption import Interruption
+from felloe.routing.attempt import Attempt
+from felloe.routing.deadline import answered_within
 from felloe.routing.journey import Journey
 from felloe.routing.model_index import NO_OFFERS, IndexCache, Offers
-from felloe.routing.rules import FINISH_MARK, Busy, Others, Target
+from felloe.routing.rules import Busy, Others, Target
 from felloe.routing.stats import RouterStats
 
 PATIENCE_SECONDS = 3.0
@@ -26,7 +27,7 @@ _LONGEST_NAP = 0.25
 class LocalAnswers(Protocol):
     """This node's own replicas behind their queue."""
 
-    def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]: ...
+    async def answer(self, request: InferenceRequest, deliver: Deliver) -> Done: ...
 
     def replicas(self) -> tuple[Replica, ...]: ...
 
@@ -40,7 +41,7 @@ class LocalAnswers(Protocol):
 class NodeAnswers(Protocol):
     """The way to ask one other node."""
 
-    def answer(self, record: NodeRecord, request: InferenceRequest) -> AsyncGenerator[Part, None]: ...
+    async def answer(self, record: NodeRecord, request: InferenceRequest, deliver: Deliver) -> Done: ...
 
 
 class Router:
@@ -81,77 +82,47 @@ class Router:
         """The live counts; read, do not change."""
         return self._stats
 
-    async def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]:
+    async def answer(self, request: InferenceRequest, deliver: Deliver) -> Done:
         """Answer `request` within its deadline.
 
-        Raises, besides what the caller did wrong: `model_not_found`, `unsupported_capability`, `no_replica`,
-        `overloaded` before the first piece; `replica_lost`, `resume_diverged` after it; `deadline_exceeded`.
+        Raises, besides what the caller did wrong and what `deliver` raises: `model_not_found`,
+        `unsupported_capability`, `no_replica`, `overloaded` before the first piece; `replica_lost`, `resume_diverged`
+        after it; `deadline_exceeded`.
         """
         if request.resume is not None:
             raise FelloeError("internal", "a request that resumes goes to a replica, not to a router")
         self._stats.requests += 1
-        interruption = Interruption()
-        timer = asyncio.get_running_loop().call_later(request.deadline, interruption.fire, _deadline_error())
         journey = Journey(request, self._clock() + request.deadline, self._patience_seconds)
         try:
-            while not journey.complete:
-                target = await self._target(journey, interruption)
-                try:
-                    async with aclosing(self._attempt(journey, target, interruption)) as parts:
-                        async for part in parts:
-                            yield part
-                except FelloeError as error:
-                    journey.failed(target, self._issued_at(target), error)
-                    self._stats.retried += 1
+            return await answered_within(request.deadline, self._travel(journey, deliver))
         except FelloeError:
             if journey.progress.begun:
                 self._stats.broken += 1
             raise
-        finally:
-            timer.cancel()
 
-    async def _attempt(
-        self, journey: Journey, target: Target, interruption: Interruption
-    ) -> AsyncGenerator[Part, None]:
-        """The parts of one replica's answer that the client is to get; the last piece only together with `Done`."""
-        held: Piece | None = None
-        whole = journey.request.kind == "embedding"
-        journey.begin()
-        self._count_in(target, journey.request.model)
-        try:
-            async with aclosing(interruption.guard(self._ask(journey, target))) as parts:
-                async for part in parts:
-                    if held is not None:
-                        self._deliver(journey, target, held)
-                        yield held
-                        held = None
-                    if isinstance(part, Done):
-                        journey.complete = True
-                        yield part
-                        return
-                    if FINISH_MARK in part.frames or whole:
-                        held = part
-                    else:
-                        self._deliver(journey, target, part)
-                        yield part
-            raise FelloeError("replica_lost", "an answer ended before it was complete")
-        finally:
-            self._count_out(target, journey.request.model)
+    async def _travel(self, journey: Journey, deliver: Deliver) -> Done:
+        while True:
+            target = await self._target(journey)
+            attempt = Attempt(journey, target, deliver, self._stats, self._clock)
+            journey.begin()
+            self._count_in(target, journey.request.model)
+            try:
+                done = await self._ask(journey, target, attempt.take)
+                await attempt.finish()
+                return done
+            except FelloeError as error:
+                if attempt.reader_failed:
+                    raise
+                journey.failed(target, self._issued_at(target), error)
+                self._stats.retried += 1
+            finally:
+                self._count_out(target, journey.request.model)
 
-    def _ask(self, journey: Journey, target: Target) -> AsyncGenerator[Part, None]:
+    def _ask(self, journey: Journey, target: Target, deliver: Deliver) -> Awaitable[Done]:
         request = journey.next_request(self._clock())
         if target.record is None:
-            return self._local.answer(request)
-        return self._remote.answer(target.record, request)
-
-    def _deliver(self, journey: Journey, target: Target, piece: Piece) -> None:
-        now = self._clock()
-        if journey.first_piece_due:
-            gap = journey.first_piece(target, now)
-            if gap is not None:
-                self._stats.record_gap(gap)
-        journey.delivered_at = now
-        journey.progress.take(piece)
+            return self._local.answer(request, deliver)
+        return self._remote.answer(target.record, request, deliver)
 
     def _count_in(self, target: Target, model: ModelName) -> None:
         if target.record is None:
@@ -168,16 +139,14 @@ class Router:
             if not self._outstanding[key]:
                 del self._outstanding[key]
 
-    async def _target(self, journey: Journey, interruption: Interruption) -> Target:
+    async def _target(self, journey: Journey) -> Target:
         while True:
             self._change.clear()
             target = self._pick(journey)
             if target is not None:
                 return target
-            seconds = min(_LONGEST_NAP, journey.wait(self._clock()))
-            with interruption:
-                # It looks again without being told, too: this node's own replicas may change unheard.
-                await _wait(self._change, seconds)
+            # It looks again without being told, too: this node's own replicas may change unheard.
+            await _wait(self._change, min(_LONGEST_NAP, journey.wait(self._clock())))
 
     def _pick(self, journey: Journey) -> Target | None:
         roster = self._rosters.snapshot()
@@ -228,10 +197,6 @@ class Router:
 def _issued_here(roster: Roster) -> float:
     member = roster.members.get(roster.this)
     return 0.0 if member is None else member.record.issued_at
-
-
-def _deadline_error() -> FelloeError:
-    return FelloeError("deadline_exceeded", "the answer was not complete in time")
 
 
 async def _wait(change: asyncio.Event, seconds: float) -> None:

@@ -93,9 +93,9 @@ class PartReader:
 
     def feed(self, message: bytes) -> list[WirePart]:
         """The parts that `message` completes. Raises `replica_lost` when it cannot be read or is too large."""
-        flag = message[:1]
-        if flag == _WHOLE and not self._fragments:
+        if not self._fragments and message.startswith(_WHOLE):
             return _decode_parts(memoryview(message)[1:])
+        flag = message[:1]
         self._held += len(message)
         if flag not in (_WHOLE, _MORE) or self._held > ANSWER_MESSAGE_BYTES:
             raise FelloeError("replica_lost", "the other node sent a message that cannot be read")

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,13 +101,38 @@ class Subject:
 
 async def collect(engines: Engines, request: InferenceRequest) -> Answer:
     answer = Answer()
-    async with aclosing(engines.answer(request)) as parts:
-        async for part in parts:
-            if isinstance(part, Done):
-                answer.done = part
-            else:
-                answer.pieces.append(part)
+    answer.done = await engines.answer(request, answer.pieces.append)
     return answer
+
+
+class Answering:
+    """An answer under way, in a task of its own."""
+
+    def __init__(self, engines: Engines, request: InferenceRequest) -> None:
+        self.pieces: list[Piece] = []
+        self._came = asyncio.Event()
+        self.task = asyncio.create_task(engines.answer(request, self._deliver))
+
+    def _deliver(self, piece: Piece) -> None:
+        assert isinstance(piece, Piece)
+        self.pieces.append(piece)
+        self._came.set()
+
+    async def until_pieces(self, count: int) -> None:
+        """Wait until so many pieces came; an answer that ends before raises what it ended with."""
+        while len(self.pieces) < count:
+            self._came.clear()
+            coming = asyncio.create_task(self._came.wait())
+            await asyncio.wait([coming, self.task], return_when=asyncio.FIRST_COMPLETED)
+            coming.cancel()
+            if self.task.done():
+                await self.task
+                assert len(self.pieces) >= count, "the answer ended"
+
+    async def cancel(self) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        assert self.task.cancelled()
 
 
 def patient_policy() -> RestartPolicy:

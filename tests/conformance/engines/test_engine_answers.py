@@ -4,14 +4,13 @@ import base64
 import json
 import struct
 import time
-from contextlib import aclosing
 from typing import Any
 
 import msgspec
 import pytest
 
+from conftest import Answering, collect
 from felloe.domain.errors import FelloeError
-from felloe.domain.requests import Piece
 
 WEATHER = {
     "type": "function",
@@ -178,22 +177,16 @@ async def test_an_answer_ends_by_its_deadline(subject: Any) -> None:
 async def test_the_answer_can_be_closed_at_any_piece_and_the_next_one_comes(subject: Any) -> None:
     long = subject.request("completion", prompt="a", max_tokens=900, ignore_eos=True)
     for wanted in (1, 2, 3):
-        async with aclosing(subject.engines.answer(long)) as parts:
-            seen = 0
-            async for part in parts:
-                assert isinstance(part, Piece)
-                seen += 1
-                if seen == wanted:
-                    break
+        answering = Answering(subject.engines, long)
+        await answering.until_pieces(wanted)
+        await answering.cancel()
     assert (await subject.ask("completion", prompt="a", max_tokens=3, ignore_eos=True)).finish_reason == "length"
 
 
 async def test_an_unknown_model_is_refused(subject: Any) -> None:
     request = subject.request(max_tokens=1)
     with pytest.raises(FelloeError) as caught:
-        async with aclosing(subject.engines.answer(_renamed(request))) as parts:
-            async for _ in parts:
-                pass
+        await collect(subject.engines, _renamed(request))
     assert caught.value.code == "model_not_found"
 
 

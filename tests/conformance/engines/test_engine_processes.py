@@ -11,16 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from conftest import MODEL_FILE, REPOSITORY, TINY, RunningChild, Subject, tiny_model, until  # pyright: ignore
+from conftest import MODEL_FILE, REPOSITORY, TINY, Answering, RunningChild, Subject, tiny_model, until
 from felloe.domain.errors import FelloeError
-from felloe.domain.requests import Piece
 from felloe.engines.http_client import HttpClient, TcpAddress, UnixAddress
 from felloe.engines.options import EngineOptions
 from felloe.engines.rules import RestartPolicy
@@ -81,20 +79,16 @@ async def _requests_under_way(client: HttpClient) -> int:
     return int(found.group(1))
 
 
-async def _first_piece(subject: Subject, parts: Any) -> Piece:
-    piece = await anext(parts)
-    assert isinstance(piece, Piece)
-    return piece
-
-
 async def _check_cancel(subject: Subject, client: HttpClient) -> None:
-    async with aclosing(subject.engines.answer(subject.request("completion", **LONG))) as parts:
-        await _first_piece(subject, parts)
-        assert await _requests_under_way(client) == 1
+    answering = Answering(subject.engines, subject.request("completion", **LONG))
+    await answering.until_pieces(1)
+    assert await _requests_under_way(client) == 1
+    answering.task.cancel()
     closed = time.monotonic()
     while await _requests_under_way(client):
         assert time.monotonic() - closed < 5
     assert time.monotonic() - closed < 0.1
+    await answering.cancel()
     await client.close()
 
 
@@ -118,11 +112,10 @@ async def test_a_killed_engine_fails_its_answers_as_lost_and_is_started_again(ma
     engines.on_change(lambda: states.append(engines.replicas()[0].state if engines.replicas() else "gone"))
     before = _process()
     with pytest.raises(FelloeError) as caught:
-        async with aclosing(engines.answer(subject.request("completion", **LONG))) as parts:
-            await _first_piece(subject, parts)
-            before.kill()
-            async for _ in parts:
-                pass
+        answering = Answering(engines, subject.request("completion", **LONG))
+        await answering.until_pieces(1)
+        before.kill()
+        await answering.task
     assert caught.value.code == "replica_lost"
     answer = await subject.ask("completion", prompt="a", max_tokens=3)  # waits for the new child
     assert answer.pieces
@@ -233,17 +226,16 @@ async def test_unloading_lets_answers_finish_and_takes_no_new_ones(make_engines:
     subject = await _load(engines)
     process = _process()
     request = subject.request("completion", prompt="a", max_tokens=300, ignore_eos=True)
-    async with aclosing(engines.answer(request)) as parts:
-        last: Any = await _first_piece(subject, parts)
-        unloading = asyncio.create_task(engines.unload(TINY, 30))
-        await until(lambda: engines.replicas()[0].state == "draining")
-        with pytest.raises(FelloeError) as caught:
-            await subject.ask("completion", prompt="a", max_tokens=1)
-        assert caught.value.code == "draining"
-        async for part in parts:
-            last = part
+    answering = Answering(engines, request)
+    await answering.until_pieces(1)
+    unloading = asyncio.create_task(engines.unload(TINY, 30))
+    await until(lambda: engines.replicas()[0].state == "draining")
+    with pytest.raises(FelloeError) as caught:
+        await subject.ask("completion", prompt="a", max_tokens=1)
+    assert caught.value.code == "draining"
+    done = await answering.task
     await unloading
-    assert last.finish_reason == "length"
+    assert done.finish_reason == "length"
     assert engines.replicas() == ()
     assert not process.is_running()
 
@@ -252,11 +244,10 @@ async def test_unloading_at_once_hands_answers_over_as_lost(make_engines: _Maker
     engines = make_engines()
     subject = await _load(engines)
     with pytest.raises(FelloeError) as caught:
-        async with aclosing(engines.answer(subject.request("completion", **LONG))) as parts:
-            await _first_piece(subject, parts)
-            await engines.unload(TINY, 0)
-            async for _ in parts:
-                pass
+        answering = Answering(engines, subject.request("completion", **LONG))
+        await answering.until_pieces(1)
+        await engines.unload(TINY, 0)
+        await answering.task
     assert caught.value.code == "replica_lost"
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.models import Model
+from felloe.domain.ports import Deliver
 from felloe.domain.requests import Done, InferenceRequest, Part, Piece, Usage
 from felloe.gateway import ApiKeys, Gateway, Metrics, NodeStatus
 
@@ -92,14 +93,19 @@ class ScriptedAnswers:
         self.began = asyncio.Event()
         self.closed = asyncio.Event()
 
-    async def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]:
+    async def answer(self, request: InferenceRequest, deliver: Deliver) -> Done:
         self.requests.append(request)
         self.open += 1
         self.began.set()
         parts = self.script(request)
         try:
             async for part in parts:
-                yield part
+                if isinstance(part, Done):
+                    return part
+                waiting = deliver(part)
+                if waiting is not None:
+                    await waiting
+            raise FelloeError("engine_failed", "the script ended without saying that it is complete")
         finally:
             await parts.aclose()
             self.open -= 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from felloe.engines.http_client import HttpClient, HttpError, TcpAddress, UnixAddress
+from felloe.engines.http_client import Exchange, HttpClient, HttpError, TcpAddress, UnixAddress
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -59,6 +59,24 @@ async def server() -> AsyncGenerator[Server, None]:
     await made.stop()
 
 
+class Pumped:
+    """Pumps an exchange in a task of its own and hands out what came, read by read."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._came: asyncio.Queue[bytes] = asyncio.Queue()
+        self.task = asyncio.create_task(exchange.pump(self._came.put_nowait))
+
+    async def read(self) -> bytes:
+        """The next read; empty at the end. Raises what ended the pump."""
+        getting = asyncio.create_task(self._came.get())
+        await asyncio.wait([getting, self.task], return_when=asyncio.FIRST_COMPLETED)
+        if getting.done():
+            return getting.result()
+        getting.cancel()
+        await self.task
+        return b""
+
+
 async def _head(reader: asyncio.StreamReader) -> bytes:
     return await reader.readuntil(b"\r\n\r\n")
 
@@ -96,10 +114,11 @@ async def test_chunks_come_as_they_are_sent(server: Server) -> None:
 
     client = await server.start(handle)
     with await client.request("GET", "/") as exchange:
-        assert await exchange.read() == b"one"
+        pumped = Pumped(exchange)
+        assert await pumped.read() == b"one"
         gate.set()
-        assert await exchange.read() == b"two"
-        assert await exchange.read() == b""
+        assert await pumped.read() == b"two"
+        assert await pumped.read() == b""
     await client.close()
 
 
@@ -166,8 +185,11 @@ async def test_closing_early_aborts_the_connection(server: Server) -> None:
 
     client = await server.start(handle)
     with await client.request("GET", "/") as exchange:
-        assert await exchange.read() == b"one"
+        pumped = Pumped(exchange)
+        assert await pumped.read() == b"one"
     await asyncio.wait_for(gone.wait(), 1)
+    with pytest.raises(HttpError):
+        await pumped.task
     await client.close()
 
 
@@ -198,15 +220,37 @@ async def test_a_truncated_answer_is_broken_not_complete(server: Server) -> None
 
     client = await server.start(handle)
     with await client.request("GET", "/") as exchange:
-        assert await exchange.read() == b"one"
+        pumped = Pumped(exchange)
+        assert await pumped.read() == b"one"
         with pytest.raises(HttpError) as caught:
-            await exchange.read()
+            await pumped.read()
     assert caught.value.kind == "broken"
     await client.close()
 
 
-async def test_an_endless_answer_is_cut_at_its_limit_and_does_not_fill_memory(server: Server) -> None:
+async def _until_it_halts(sent: Callable[[], int]) -> None:
+    """Wait until the server can send no more."""
+    before = -1
+    while before != sent():
+        before = sent()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("pumping", [False, True])
+async def test_an_endless_answer_is_cut_at_its_limit_and_does_not_fill_memory(server: Server, pumping: bool) -> None:
     sent = 0
+    taken = 0
+    gate = asyncio.Event()
+
+    async def wait() -> None:
+        await gate.wait()
+
+    def consume(data: bytes) -> Awaitable[None]:
+        nonlocal taken
+        taken += len(data)
+        return wait()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal sent
@@ -219,17 +263,16 @@ async def test_an_endless_answer_is_cut_at_its_limit_and_does_not_fill_memory(se
 
     client = await server.start(handle)
     with await client.request("GET", "/", body_limit=64 * 1024 * 1024) as exchange:
-        await exchange.read()
-        before = -1
-        while before != sent:  # the reader rests; the server must come to a halt by back-pressure
-            before = sent
-            for _ in range(50):
-                await asyncio.sleep(0)
-            await asyncio.sleep(0.02)
+        pump = asyncio.create_task(exchange.pump(consume)) if pumping else None
+        # Nobody takes anything, or the consumer rests; the server must come to a halt by back-pressure.
+        await _until_it_halts(lambda: sent)
         assert sent < 32 * 1024 * 1024
+        assert not pumping or 0 < taken < 1024 * 1024
+        gate.set()
         with pytest.raises(HttpError) as caught:
-            await exchange.read_all()
+            await (pump or exchange.pump(consume))
     assert caught.value.kind == "too_large"
+    assert taken <= 64 * 1024 * 1024
     await client.close()
 
 
@@ -242,17 +285,150 @@ async def test_a_slow_answer_is_given_up(server: Server, limit: str) -> None:
         await reader.read()
 
     client = await server.start(handle)
-    header_seconds = 0.05 if limit == "headers" else 5.0
+    seconds = 5.0 if limit == "silence" else 0.05
+    silence_seconds = 0.05 if limit == "silence" else 5.0
     with (
         pytest.raises(HttpError) as caught,
-        await client.request("GET", "/", header_seconds=header_seconds) as exchange,
+        await client.request("GET", "/", seconds=seconds, silence_seconds=silence_seconds) as exchange,
     ):
-        if limit == "whole":
-            exchange.expire_in(0.05)
-        else:
-            exchange.expire_when_silent(0.05)
         await exchange.read_all()
     assert caught.value.kind == "timeout"
+    await client.close()
+
+
+async def test_a_consumer_that_rests_is_not_taken_for_a_silent_server(server: Server) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        await reader.read()
+
+    client = await server.start(handle)
+    began = asyncio.get_running_loop().time()
+    with await client.request("GET", "/", seconds=0.4, silence_seconds=0.05) as exchange:
+        with pytest.raises(HttpError, match="too long"):
+            await exchange.pump(lambda _: asyncio.sleep(0.5))
+        assert asyncio.get_running_loop().time() - began > 0.4
+    await client.close()
+
+
+async def test_what_a_consumer_awaits_comes_before_the_next_bytes(server: Server) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(20):
+            writer.write(b"1\r\nx\r\n")
+            await asyncio.sleep(0)
+        writer.write(b"0\r\n\r\n")
+        await reader.read()
+
+    resting = False
+    count = 0
+
+    async def rest() -> None:
+        nonlocal resting
+        await asyncio.sleep(0.001)
+        resting = False
+
+    def consume(data: bytes) -> Awaitable[None]:
+        nonlocal resting, count
+        assert not resting
+        resting = True
+        count += len(data)
+        return rest()
+
+    client = await server.start(handle)
+    with await client.request("GET", "/") as exchange:
+        await exchange.pump(consume)
+        assert not resting
+    assert count == 20
+    await client.close()
+
+
+async def test_a_connection_whose_consumer_rested_at_the_end_is_used_again(server: Server) -> None:
+    client = await server.start(sending(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"))
+    for _ in range(3):
+        with await client.request("GET", "/") as exchange:
+            await exchange.pump(lambda _: asyncio.sleep(0))
+    assert server.connections == 1
+    await client.close()
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_what_a_consumer_raises_ends_the_reading_and_is_raised_by_the_pump(server: Server, late: bool) -> None:
+    gone = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        try:
+            while True:
+                writer.write(b"1\r\nx\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.001)
+        finally:
+            gone.set()
+
+    async def fail_late() -> None:
+        raise ZeroDivisionError
+
+    reads = 0
+
+    def consume(data: bytes) -> Awaitable[None] | None:
+        nonlocal reads
+        reads += 1
+        if reads < 3:
+            return None
+        if late:
+            return fail_late()
+        raise ZeroDivisionError
+
+    client = await server.start(handle)
+    with await client.request("GET", "/") as exchange, pytest.raises(ZeroDivisionError):
+        await exchange.pump(consume)
+    assert reads == 3
+    await asyncio.wait_for(gone.wait(), 1)
+    await client.close()
+
+
+async def test_cancelling_a_pump_whose_consumer_is_behind_closes_the_connection(server: Server) -> None:
+    gone = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        try:
+            await reader.read(1)
+        finally:
+            gone.set()
+
+    client = await server.start(handle)
+
+    async def ask() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def consume(_: bytes) -> Awaitable[None]:
+            task.cancel()  # before the task has seen what it must await
+            return asyncio.sleep(60)
+
+        with await client.request("GET", "/") as exchange:
+            await exchange.pump(consume)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(ask())
+    await asyncio.wait_for(gone.wait(), 1)
+    await client.close()
+
+
+async def test_a_pump_that_is_stopped_takes_no_more(server: Server) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        await reader.read()
+
+    client = await server.start(handle)
+    with await client.request("GET", "/") as exchange:
+        await exchange.pump(lambda _: exchange.stop())
     await client.close()
 
 
@@ -291,7 +467,7 @@ async def test_closing_the_client_fails_what_is_under_way(server: Server) -> Non
 
     client = await server.start(handle)
     with await client.request("GET", "/") as exchange:
-        reading = asyncio.create_task(exchange.read())
+        reading = asyncio.create_task(exchange.read_all())
         await asyncio.sleep(0)
         await client.close()
         with pytest.raises(HttpError):

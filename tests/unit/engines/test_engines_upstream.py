@@ -1,23 +1,26 @@
 """The upstream adapter against servers that are odd, slow, broken or hostile."""
 
 import asyncio
+import itertools
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelName, RequestId
 from felloe.domain.requests import Done, InferenceRequest, Piece, TokenResume, Usage
 from felloe.engines.discover import discover
+from felloe.engines.http_client import Exchange
 from felloe.engines.options import Upstream
 from felloe.engines.sse import EventSplitter, EventTooLarge
 from felloe.engines.upstream import UpstreamServer
-from felloe.engines.upstream_stream import StreamRewriter
+from felloe.engines.upstream_stream import AnswerStream, StreamRewriter
 
 Write = Callable[[bytes], Awaitable[None]]
 Script = Callable[[Write, bytes, bytes], Awaitable[None]]
@@ -121,13 +124,14 @@ async def fake() -> AsyncGenerator[Fake, None]:
 
 async def ask(upstream: UpstreamServer, **changes: Any) -> tuple[bytes, Done]:
     frames = b""
-    async with aclosing(upstream.answer(request(**changes))) as parts:
-        async for part in parts:
-            if isinstance(part, Done):
-                return frames, part
-            assert part.ids == ()
-            frames += part.frames
-    raise AssertionError("the answer has no end")
+
+    def deliver(piece: Piece) -> None:
+        nonlocal frames
+        assert piece.ids == ()
+        frames += piece.frames
+
+    done = await upstream.answer(request(**changes), deliver)
+    return frames, done
 
 
 async def refused(upstream: UpstreamServer, **changes: Any) -> FelloeError:
@@ -273,9 +277,78 @@ async def test_closing_the_answer_closes_the_connection(fake: Fake) -> None:
             await asyncio.sleep(0.001)
 
     upstream = await fake.start(script)
-    async with aclosing(upstream.answer(request())) as parts:
-        assert isinstance(await anext(parts), Piece)
+    came: asyncio.Queue[Piece] = asyncio.Queue()
+    answering = asyncio.create_task(upstream.answer(request(), came.put_nowait))
+    assert isinstance(await came.get(), Piece)
+    answering.cancel()
     await asyncio.wait_for(fake.closed.wait(), 0.5)
+    with pytest.raises(asyncio.CancelledError):
+        await answering
+
+
+async def test_an_error_of_the_reader_ends_the_answer_and_closes_the_connection(fake: Fake) -> None:
+    async def script(write: Write, head: bytes, body: bytes) -> None:
+        await write(STREAM)
+        while True:
+            await write(event({"content": "a"}))
+            await asyncio.sleep(0.001)
+
+    def deliver(piece: Piece) -> None:
+        raise ZeroDivisionError
+
+    upstream = await fake.start(script)
+    with pytest.raises(ZeroDivisionError):
+        await upstream.answer(request(), deliver)
+    await asyncio.wait_for(fake.closed.wait(), 0.5)
+
+
+async def test_a_reader_that_is_behind_is_waited_for(fake: Fake) -> None:
+    async def script(write: Write, head: bytes, body: bytes) -> None:
+        await write(STREAM)
+        for _ in range(10):
+            await write(event({"content": "a"}))
+            await asyncio.sleep(0)
+        await write(event({}, "stop") + b"data: [DONE]\n\n")
+
+    behind = False
+    frames = b""
+
+    async def catch_up() -> None:
+        nonlocal behind
+        await asyncio.sleep(0.001)
+        behind = False
+
+    def deliver(piece: Piece) -> Awaitable[None]:
+        nonlocal behind, frames
+        assert not behind
+        behind = True
+        frames += piece.frames
+        return catch_up()
+
+    upstream = await fake.start(script)
+    done = await upstream.answer(request(), deliver)
+    assert not behind
+    assert done.finish_reason == "stop"
+    assert frames.count(b'"content":"a"') == 10
+
+
+async def test_done_without_a_reason_is_a_failure_though_the_body_does_not_end(fake: Fake) -> None:
+    async def script(write: Write, head: bytes, body: bytes) -> None:
+        await write(STREAM + event({"content": "a"}) + b"data: [DONE]\n\n")
+        await asyncio.Event().wait()
+
+    error = await refused(await fake.start(script))
+    assert error.code == "upstream_failed"
+
+
+async def test_after_done_the_end_of_the_body_is_waited_for_a_moment(fake: Fake) -> None:
+    async def script(write: Write, head: bytes, body: bytes) -> None:
+        await write(STREAM + GOOD)
+        await asyncio.Event().wait()
+
+    upstream = await fake.start(script)
+    _, done = await asyncio.wait_for(ask(upstream), 1)
+    assert done.finish_reason == "stop"
 
 
 async def test_a_stream_that_ends_without_done_after_its_reason_is_complete(fake: Fake) -> None:
@@ -342,6 +415,55 @@ def test_a_field_that_changes_in_mid_stream_is_learned_again() -> None:
         assert json.loads(_payload(rewriter.frame(payload).split(b"\n\n")[-2] + b"\n\n"))["created"] == 7
 
 
+# How servers write an event around `%b`: the choice's inner part and its finish reason.
+LAYOUTS = {
+    "vllm": b'{"id":"theirs","object":"x","created":1,"model":"t","choices":[{"index":0,%b,"logprobs":null}]}',
+    "ollama": b'{"id":"theirs","object":"x","created":1,"model":"t","system":"f","choices":[{"index":0,%b}]}',
+    "llama.cpp": b'{"choices":[{"index":0,%b}],"created":1,"id":"theirs","model":"t","object":"x"}',
+    "mixed": b'{"id": "theirs", "choices":[{"index": 0, %b}], "model": "t", "x": [1], "created": 1}',
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_events_pass_with_their_bytes_however_a_server_writes_them(layout: str) -> None:
+    rewriter = StreamRewriter(request())
+    running = b'"delta":{"role":"assistant","content":"\\u00e9 \xc3\xa9"},"finish_reason":null'
+    ending = b'"delta":{},"finish_reason":"stop"'
+    for number, inner in enumerate([running, running, running, ending], 1):
+        theirs = LAYOUTS[layout] % inner
+        ours = theirs.replace(b'"theirs"', b'"chatcmpl-ours"').replace(b'"t"', b'"m"')
+        ours = ours.replace(b'"created":1', b'"created":7').replace(b'"created": 1', b'"created": 7')
+        assert rewriter.frame(theirs) == b"data: " + ours + b"\n\n"
+        assert rewriter.number == number
+    assert rewriter.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_when_created_moves_on_the_bytes_stay(layout: str) -> None:
+    """A replay compares bytes, and it is another second then."""
+    inner = b'"delta":{"role":"assistant","content":"\\u003c"},"finish_reason":null'
+    steady, moving = StreamRewriter(request()), StreamRewriter(request())
+    for second in (1, 1, 2, 3, 3, 10):
+        theirs = LAYOUTS[layout] % inner
+        moved = theirs.replace(b'"created":1', b'"created":%d' % second)
+        assert moving.frame(moved.replace(b'"created": 1', b'"created": %d' % second)) == steady.frame(theirs)
+
+
+@pytest.mark.parametrize("smuggled", [b"\r\n", b"\r", b"\n", b"\revent: x\rdata: y"])
+def test_no_second_line_passes_in_an_event(smuggled: bytes) -> None:
+    rewriter = StreamRewriter(request())
+    good = _payload(event({"role": "assistant", "content": "x"}))
+    rewriter.frame(good)
+    for bad in (good[:-1] + smuggled + b"}", good.replace(b'"x"', b'"x%b"' % smuggled)):
+        try:
+            frame = rewriter.frame(bad)
+        except FelloeError as error:
+            assert error.code == "upstream_failed"
+        else:
+            assert b"\r" not in frame
+            assert frame.count(b"\n") == 2
+
+
 def test_another_index_is_written_into_every_event() -> None:
     rewriter = StreamRewriter(request(index=2))
     frames = b"".join(rewriter.frame(_payload(event({"role": "assistant", "content": "x"}))) for _ in range(3))
@@ -375,3 +497,26 @@ def test_an_event_without_end_is_refused() -> None:
     with pytest.raises(EventTooLarge):
         for _ in range(20):
             splitter.feed(b"x" * 100)
+
+
+@given(cuts=st.lists(st.integers(0, 2000), max_size=12), layout=st.sampled_from(sorted(LAYOUTS)))
+def test_the_answer_is_the_same_however_its_bytes_are_cut(cuts: list[int], layout: str) -> None:
+    inners = [b'"delta":{"role":"assistant","content":"%d \\n"},"finish_reason":null' % each for each in range(5)]
+    payloads = [LAYOUTS[layout] % each for each in (*inners, b'"delta":{},"finish_reason":"stop"')]
+    stream = b"".join(b"data: " + each + b"\n\n" for each in (*payloads, b"[DONE]")) + b"data: {never read"
+    whole = StreamRewriter(request())
+    expected = b"".join(whole.frame(each) for each in payloads)
+    delivered: list[Piece] = []
+    answer = AnswerStream(request(), cast(Exchange, _Complete()), delivered.append)
+    places = sorted({0, len(stream), *(min(cut, len(stream)) for cut in cuts)})
+    for start, end in itertools.pairwise(places):
+        assert answer.consume(stream[start:end]) is None
+    assert b"".join(piece.frames for piece in delivered) == expected
+    assert delivered[-1].number == answer.number == len(payloads)
+    assert (answer.closed, answer.finish_reason) == (True, "stop")
+
+
+class _Complete:
+    """Stands for an exchange whose body has ended."""
+
+    complete = True

@@ -4,8 +4,7 @@ import asyncio
 import base64
 import json
 import struct
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -14,7 +13,8 @@ from hypothesis import strategies as st
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelName, RequestId
-from felloe.domain.requests import Done, InferenceRequest, Kind, Part, Piece, Usage
+from felloe.domain.ports import Deliver
+from felloe.domain.requests import Done, InferenceRequest, Kind, Piece, Usage
 from felloe.gateway.aggregate import Aggregate, with_null_usage
 from felloe.gateway.embedding import render_embeddings
 from felloe.gateway.merge import answer_call
@@ -150,52 +150,66 @@ class Choices:
         self.taken = 0
         self.go = asyncio.Event()
 
-    async def answer(self, request: InferenceRequest) -> AsyncGenerator[Part, None]:
+    async def answer(self, request: InferenceRequest, deliver: Deliver) -> Done:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
             await self.go.wait()
             for number in range(self.pieces):
                 self.taken += 1
-                yield Piece(number, (), b"%d" % request.index)
-            yield Done(Usage(prompt=10, completion=self.pieces), "stop")
+                waiting = deliver(Piece(number, (), b"%d" % request.index))
+                if waiting is not None:
+                    await waiting
+            return Done(Usage(prompt=10, completion=self.pieces), "stop")
         finally:
             self.open -= 1
 
 
 async def test_merged_choices_end_with_one_sum() -> None:
     answers = Choices(3)
-    async with aclosing(answer_call(answers, call(choices=4), 2)) as parts:
-        first = asyncio.ensure_future(anext(parts))
-        while answers.open < 2:
-            await asyncio.sleep(0)
-        answers.go.set()
-        received = [await first, *[part async for part in parts]]
-    assert received[-1] == Done(Usage(prompt=10, completion=12), "")
-    frames = [part.frames for part in received[:-1] if isinstance(part, Piece)]
-    assert sorted(frames) == sorted([b"0", b"1", b"2", b"3"] * 3)
+    received: list[Piece] = []
+    asking = asyncio.create_task(answer_call(answers, call(choices=4), 2, received.append))
+    while answers.open < 2:
+        await asyncio.sleep(0)
+    answers.go.set()
+    assert await asking == Done(Usage(prompt=10, completion=12), "")
+    assert sorted(piece.frames for piece in received) == sorted([b"0", b"1", b"2", b"3"] * 3)
     assert answers.most_open == 2
 
 
 async def test_a_reader_that_pauses_pauses_all_choices() -> None:
     answers = Choices(10_000)
     answers.go.set()
-    async with aclosing(answer_call(answers, call(choices=4), 4)) as parts:
-        await anext(parts)
-        for _ in range(1000):
-            await asyncio.sleep(0)
-        assert answers.taken < 40
+    asking = asyncio.create_task(answer_call(answers, call(choices=4), 4, lambda _: asyncio.Event().wait()))
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert answers.taken == 4
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert answers.open == 0
+
+
+async def test_the_first_failure_cancels_the_other_choices() -> None:
+    answers = Choices(3)
+    answers.go.set()
+
+    def refuse_one(piece: Piece) -> Awaitable[object] | None:
+        if piece.frames == b"2":
+            raise FelloeError("upstream_failed", "no")
+        return asyncio.Event().wait()
+
+    with pytest.raises(FelloeError, match="no"):
+        await answer_call(answers, call(choices=4), 4, refuse_one)
     assert answers.open == 0
 
 
 async def test_closing_before_the_first_piece_closes_every_choice() -> None:
     answers = Choices(1)
-    parts = answer_call(answers, call(choices=8), 4)
-    first = asyncio.ensure_future(anext(parts))
+    asking = asyncio.create_task(answer_call(answers, call(choices=8), 4, lambda _: None))
     while answers.open < 4:
         await asyncio.sleep(0)
-    first.cancel()
+    asking.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await first
-    await parts.aclose()
+        await asking
     assert answers.open == 0

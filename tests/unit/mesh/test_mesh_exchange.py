@@ -19,9 +19,16 @@ from felloe.mesh.stream_wire import Kind, Opening, encode, encode_open, parse_he
 
 async def everything(incoming: Incoming) -> list[bytes]:
     heard: list[bytes] = []
-    while (message := await incoming.receive()) is not None:
-        heard.append(message)
+    await incoming.pump(heard.append)
     return heard
+
+
+async def broken(incoming: Incoming) -> tuple[list[bytes], FelloeError]:
+    """What came before the failure, and the failure."""
+    heard: list[bytes] = []
+    with pytest.raises(FelloeError) as failed:
+        await incoming.pump(heard.append)
+    return heard, failed.value
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -77,9 +84,8 @@ async def test_a_request_beyond_the_limit_is_refused_here(network: Network) -> N
 async def test_a_node_that_nobody_serves_for_is_lost_at_once(network: Network) -> None:
     asking = await network.exchange(network.member())
     incoming = await asking.open(network.member().id, b"request", silence_seconds=60)
-    with pytest.raises(FelloeError) as lost:
-        await incoming.receive()
-    assert lost.value.code == "replica_lost"
+    _, lost = await broken(incoming)
+    assert lost.code == "replica_lost"
 
 
 @pytest.mark.parametrize("code", ["unsealed", "overloaded", "draining", "replayed"])
@@ -88,9 +94,9 @@ async def test_a_refusal_carries_its_code(network: Network, code: str) -> None:
         await outgoing.refuse(code, retry_after=3.0)
 
     asking, node, _ = await pair(network, refuse)
-    with pytest.raises(FelloeError) as refused:
-        await (await asking.open(node, b"request")).receive()
-    assert (refused.value.code, refused.value.retry_after) == (code, 3.0)
+    heard, refused = await broken(await asking.open(node, b"request"))
+    assert heard == []
+    assert (refused.code, refused.retry_after) == (code, 3.0)
 
 
 async def test_a_failing_handler_ends_its_stream_as_internal(
@@ -102,10 +108,9 @@ async def test_a_failing_handler_ends_its_stream_as_internal(
 
     asking, node, answering = await pair(network, fail)
     incoming = await asking.open(node, b"the secret prompt")
-    assert await incoming.receive() == b"first"
-    with pytest.raises(FelloeError) as failed:
-        await incoming.receive()
-    assert failed.value.code == "internal"
+    heard, failed = await broken(incoming)
+    assert heard == [b"first"]
+    assert failed.code == "internal"
     assert answering.answered == 0
     assert "RuntimeError" in caplog.text
     assert "secret" not in caplog.text
@@ -117,9 +122,9 @@ async def test_a_handler_that_forgets_to_finish_does_not_leave_the_asker_hanging
 
     asking, node, _ = await pair(network, forget)
     incoming = await asking.open(node, b"request")
-    assert await incoming.receive() == b"first"
-    with pytest.raises(FelloeError, match="internal"):
-        await incoming.receive()
+    heard, failed = await broken(incoming)
+    assert heard == [b"first"]
+    assert failed.code == "internal"
 
 
 async def test_closing_cancels_the_handler(network: Network) -> None:
@@ -145,8 +150,9 @@ async def test_closing_a_half_sent_request_leaves_nothing_behind(network: Networ
     incoming = await asking.open(node, bytes(1024 * 1024))
     await incoming.close()
     await until(lambda: answering.answered == 0)
-    with pytest.raises(FelloeError, match="replica_lost"):
-        await incoming.receive()
+    heard, lost = await broken(incoming)
+    assert heard == []
+    assert lost.code == "replica_lost"
 
 
 async def test_a_slow_reader_stops_its_own_stream_only(network: Network) -> None:
@@ -193,11 +199,11 @@ async def test_a_long_silence_of_the_handler_is_bridged(network: Network) -> Non
 
     asking, node, _ = await pair(network, prefill)
     incoming = await asking.open(node, b"request", silence_seconds=1.6)
-    reading = asyncio.create_task(incoming.receive())
+    reading = asyncio.create_task(everything(incoming))
     heard = incoming.heard
     await until(lambda: incoming.heard > heard + 2.0)
     go_on.set()
-    assert await reading == b"at last"
+    assert await reading == [b"at last"]
 
 
 async def test_an_answerer_that_falls_silent_is_lost(network: Network) -> None:
@@ -210,7 +216,7 @@ async def test_an_answerer_that_falls_silent_is_lost(network: Network) -> None:
     incoming = await asking.open(answerer.id, b"request", silence_seconds=0.4)
     with pytest.raises(FelloeError, match="fell silent"):
         async with asyncio.timeout(3):
-            await incoming.receive()
+            await everything(incoming)
     assert frozen
 
 
@@ -231,17 +237,17 @@ async def answer_by_hand(network: Network, *messages: bytes) -> Incoming:
 
 async def test_a_gap_is_never_bridged(network: Network) -> None:
     incoming = await answer_by_hand(network, encode(Kind.DATA, 0, b"a"), encode(Kind.DATA, 2, b"c"))
-    assert await incoming.receive() == b"a"
-    with pytest.raises(FelloeError, match="lost on the way"):
-        await incoming.receive()
+    heard, failed = await broken(incoming)
+    assert heard == [b"a"]
+    assert "lost on the way" in failed.detail
 
 
 async def test_a_lost_tail_is_noticed_by_the_end_and_by_the_keepalive(network: Network) -> None:
     for last in (Kind.END, Kind.KEEPALIVE):
         incoming = await answer_by_hand(network, encode(Kind.DATA, 0, b"a"), encode(last, 2))
-        assert await incoming.receive() == b"a"
-        with pytest.raises(FelloeError, match="lost on the way"):
-            await incoming.receive()
+        heard, failed = await broken(incoming)
+        assert heard == [b"a"]
+        assert "lost on the way" in failed.detail
 
 
 async def test_what_comes_twice_is_heard_once(network: Network) -> None:
@@ -264,20 +270,19 @@ async def test_what_comes_twice_is_heard_once(network: Network) -> None:
     ],
 )
 async def test_an_answerer_that_speaks_nonsense_is_lost(network: Network, message: bytes) -> None:
-    incoming = await answer_by_hand(network, message)
-    with pytest.raises(FelloeError, match="replica_lost"):
-        await incoming.receive()
+    heard, failed = await broken(await answer_by_hand(network, message))
+    assert heard == []
+    assert failed.code == "replica_lost"
 
 
 async def test_an_answerer_that_ignores_credits_is_cut_off(network: Network) -> None:
     flood = [encode(Kind.DATA, number) for number in range(WINDOW_MESSAGES + 1)]
     incoming = await answer_by_hand(network, *flood)
-    for _ in range(WINDOW_MESSAGES):
-        await incoming.receive()
-        if incoming.ledger.granted_messages > WINDOW_MESSAGES:
-            return  # the reader was quick enough for a new grant; nothing was ignored
-    with pytest.raises(FelloeError, match="more than it may"):
-        await incoming.receive()
+    # Nobody reads, so nothing is granted anew; the message beyond the window ends the stream.
+    await until(lambda: incoming.ledger.held_messages > WINDOW_MESSAGES)
+    heard, failed = await broken(incoming)
+    assert len(heard) == WINDOW_MESSAGES
+    assert "more than it may" in failed.detail
 
 
 async def test_the_death_of_a_node_fails_its_streams_and_frees_its_handlers(network: Network) -> None:
@@ -288,8 +293,8 @@ async def test_the_death_of_a_node_fails_its_streams_and_frees_its_handlers(netw
     dead, alive = await asking.open(answerer.id, b"request"), await asking.open(other.id, b"request")
     await until(lambda: answering.answered == third.answered == 1)
     asking.node_lost(answerer.id)
-    with pytest.raises(FelloeError, match="died"):
-        await dead.receive()
+    _, lost = await broken(dead)
+    assert "died" in lost.detail
     assert asking.asked == 1
     third.node_lost(asker.id)
     assert third.answered == 0
@@ -304,10 +309,9 @@ async def test_beyond_the_bound_requests_are_refused_as_overloaded(network: Netw
     held = [await asking.open(answerer.id, b"request") for _ in range(2)]
     await until(lambda: answering.answered == 2)
     for request in (b"small", bytes(600_000)):
-        with pytest.raises(FelloeError) as refused:
-            await (await asking.open(answerer.id, request)).receive()
-        assert refused.value.code == "overloaded"
-        assert refused.value.retry_after is not None
+        _, refused = await broken(await asking.open(answerer.id, request))
+        assert refused.code == "overloaded"
+        assert refused.retry_after is not None
     for incoming in held:
         await incoming.close()
 
@@ -316,9 +320,8 @@ async def test_a_node_that_serves_nothing_says_that_it_drains(network: Network) 
     answerer = network.member()
     await network.exchange(answerer)
     asking = await network.exchange(network.member())
-    with pytest.raises(FelloeError) as refused:
-        await (await asking.open(answerer.id, b"request")).receive()
-    assert refused.value.code == "draining"
+    _, refused = await broken(await asking.open(answerer.id, b"request"))
+    assert refused.code == "draining"
 
 
 async def test_a_stopping_answerer_tells_its_askers(network: Network) -> None:
@@ -326,9 +329,8 @@ async def test_a_stopping_answerer_tells_its_askers(network: Network) -> None:
     incoming = await asking.open(node, b"request")
     await until(lambda: answering.answered == 1)
     await answering.close()
-    with pytest.raises(FelloeError) as refused:
-        await incoming.receive()
-    assert refused.value.code == "draining"
+    _, refused = await broken(incoming)
+    assert refused.code == "draining"
 
 
 async def test_no_reply_subject_leads_an_answerer_astray(network: Network) -> None:
@@ -409,14 +411,105 @@ async def test_a_reader_that_is_cancelled_loses_nothing(network: Network) -> Non
     incoming = await asking.open(node, b"request")
     heard: list[bytes] = []
     for gate in gates:
-        reading = asyncio.create_task(incoming.receive())
+        reading = asyncio.create_task(incoming.pump(heard.append))
         await asyncio.sleep(0)
         gate.set()
         await asyncio.sleep(0)
         reading.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            heard.append(await reading or b"")
-        if not heard or heard[-1][:1] != b"%d" % gates.index(gate):
-            heard.append(await incoming.receive() or b"")
+            await reading
+    await incoming.pump(heard.append)
     assert heard == [b"%d" % number * 600_000 for number in range(3)]
-    assert await incoming.receive() is None
+
+
+async def count_to_600(request: bytes, outgoing: Outgoing) -> None:
+    for number in range(600):
+        await outgoing.send(b"%d" % number)
+    await outgoing.finish()
+
+
+async def test_a_reader_that_is_behind_gets_nothing_until_it_is_ready(network: Network) -> None:
+    asking, node, _ = await pair(network, count_to_600)
+    incoming = await asking.open(node, b"request")
+    heard: list[bytes] = []
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def consume(message: bytes) -> asyncio.Future[None] | None:
+        heard.append(message)
+        return ready if len(heard) == 10 else None
+
+    reading = asyncio.create_task(incoming.pump(consume))
+    await until(lambda: incoming.ledger.held_messages == WINDOW_MESSAGES - 10)
+    assert len(heard) == 10, "neither consumed nor credited beyond what was consumed"
+    ready.set_result(None)
+    await reading
+    assert heard == [b"%d" % number for number in range(600)]
+
+
+async def test_the_last_message_of_a_reader_that_is_behind_is_waited_for(network: Network) -> None:
+    async def once(request: bytes, outgoing: Outgoing) -> None:
+        await outgoing.finish(b"all")
+
+    asking, node, _ = await pair(network, once)
+    for is_complete in (False, True):
+        incoming = await asking.open(node, b"request")
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def consume(
+            message: bytes,
+            incoming: Incoming = incoming,
+            ready: asyncio.Future[None] = ready,
+            is_complete: bool = is_complete,
+        ) -> asyncio.Future[None]:
+            if is_complete:
+                incoming.complete()
+            return ready
+
+        reading = asyncio.create_task(incoming.pump(consume))
+        await until(lambda: asking.asked == 0)
+        await asyncio.sleep(0)
+        assert not reading.done()
+        ready.set_result(None)
+        await reading
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_what_a_reader_raises_ends_its_pump_and_nothing_else(network: Network, later: bool) -> None:
+    asking, node, answering = await pair(network, count_to_600)
+    incoming, other = await asking.open(node, b"request"), await asking.open(node, b"request")
+    heard: list[bytes] = []
+
+    async def fail() -> None:
+        raise KeyError("the reader's own")
+
+    def consume(message: bytes) -> Awaitable[None] | None:
+        heard.append(message)
+        if len(heard) < 3:
+            return None
+        if later:
+            return fail()
+        raise KeyError("the reader's own")
+
+    with pytest.raises(KeyError, match="own"):
+        await incoming.pump(consume)
+    await incoming.close()
+    assert heard == [b"0", b"1", b"2"]
+    assert len(await everything(other)) == 600
+    await until(lambda: answering.answered == 0)
+
+
+async def test_a_reader_that_has_everything_ends_the_stream_without_a_word(network: Network) -> None:
+    asking, node, answering = await pair(network, count_to_600)
+    incoming = await asking.open(node, b"request")
+    heard: list[bytes] = []
+
+    def consume(message: bytes) -> None:
+        heard.append(message)
+        if len(heard) == 600:
+            incoming.complete()
+
+    await incoming.pump(consume)
+    await incoming.close()
+    assert len(heard) == 600
+    assert asking.asked == 0
+    await until(lambda: answering.answered == 0)

@@ -23,16 +23,19 @@ async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
             await asyncio.sleep(0.01)
 
 
+async def everything(incoming: Incoming) -> list[bytes]:
+    heard: list[bytes] = []
+    await incoming.pump(heard.append)
+    return heard
+
+
 async def failure(incoming: Incoming) -> FelloeError:
     """Read to the failure; the numbers before it have no hole."""
-    number = 0
-    while True:
-        try:
-            message = await incoming.receive()
-        except FelloeError as error:
-            return error
-        assert message == b"%d" % number
-        number += 1
+    heard: list[bytes] = []
+    with pytest.raises(FelloeError) as failed:
+        await incoming.pump(heard.append)
+    assert heard == [b"%d" % number for number in range(len(heard))]
+    return failed.value
 
 
 async def asker(network: Network) -> tuple[Member, Exchange, RosterService]:
@@ -70,13 +73,14 @@ async def test_a_frozen_answerer_fails_its_streams_within_the_silence_allowed(ne
     async with child(network, member, tmp_path) as process:
         await until(lambda: knows(roster, member), 20)
         stream = await exchange.open(member.id, b"request", silence_seconds=2.0)
-        assert await stream.receive() == b"0"
+        heard: list[bytes] = []
+        reading = asyncio.create_task(stream.pump(heard.append))
+        await until(lambda: bool(heard))
+        assert heard[0] == b"0"
         os.kill(process.pid, signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(FelloeError, match="replica_lost"):
-            async with asyncio.timeout(5):
-                while await stream.receive() is not None:
-                    pass
+            await asyncio.wait_for(reading, 5)
         assert time.monotonic() - began < 3.5
 
 
@@ -99,7 +103,7 @@ async def test_a_killed_hub_fails_all_streams_and_frees_all_handlers(network: Ne
     os.kill(network.server.process_id, signal.SIGKILL)
     await asyncio.wait_for(ended.wait(), 1.0)
     with pytest.raises(FelloeError, match="lost its hub"):
-        await asyncio.wait_for(stream.receive(), 3)
+        await asyncio.wait_for(everything(stream), 3)
     with pytest.raises(FelloeError) as refused:
         await asking.open(answerer.id, b"request")
     assert refused.value.code == "replica_lost"
@@ -117,14 +121,14 @@ async def test_streams_work_again_after_a_hub_came_back(network: Network) -> Non
     assert network.server.process_id is not None
     os.kill(network.server.process_id, signal.SIGKILL)
     deadline = time.monotonic() + 20
-    answer: bytes | None = None
-    while answer is None and time.monotonic() < deadline:
+    answer: list[bytes] = []
+    while not answer and time.monotonic() < deadline:
         try:
-            answer = await (await asking.open(answerer.id, b"request", silence_seconds=1.0)).receive()
+            answer = await everything(await asking.open(answerer.id, b"request", silence_seconds=1.0))
         except FelloeError as error:
             assert error.code == "replica_lost"
             await asyncio.sleep(0.02)
-    assert answer == b"request"
+    assert answer == [b"request"]
     await network.close()
     await network.server.stop()
     await running
@@ -151,8 +155,7 @@ async def test_a_stream_outlives_a_short_gap_in_the_askers_line_when_nothing_was
     line.redial()
     await until(lambda: ups == ["up"])
     go_on.set()
-    assert await stream.receive() == b"at last"
-    assert await stream.receive() is None
+    assert await everything(stream) == [b"at last"]
 
 
 async def test_an_asker_that_is_called_dead_but_lives_learns_that_its_answer_was_stopped(network: Network) -> None:
@@ -167,5 +170,5 @@ async def test_an_asker_that_is_called_dead_but_lives_learns_that_its_answer_was
     await until(lambda: answering.answered == 1)
     answering.node_lost(member.id)
     with pytest.raises(FelloeError, match="replica_lost"):
-        await asyncio.wait_for(stream.receive(), 2)
+        await asyncio.wait_for(everything(stream), 2)
     assert answering.answered == 0

@@ -67,7 +67,7 @@ async def test_a_change_of_record_or_load_reaches_everybody(network: Network) ->
     listening.on_change(changes.append)
     await until(lambda: speaker.id in alive(listening))
     speaking.set_record(speaker.record(replicas=(replica("tiny-python"),)))
-    speaking.set_load(Load(active={"tiny-python": 3}, waiting={"tiny-python": 1}))
+    speaking.set_load(lambda: Load(active={"tiny-python": 3}, waiting={"tiny-python": 1}))
     await until(
         lambda: (
             bool(changes)
@@ -77,6 +77,34 @@ async def test_a_change_of_record_or_load_reaches_everybody(network: Network) ->
     )
     versions = [change.version for change in changes]
     assert versions == sorted(set(versions))
+
+
+async def test_a_load_that_changes_all_the_time_is_asked_for_only_when_it_is_told(network: Network) -> None:
+    speaker = network.member()
+    listening, speaking = await join(network, network.member()), await join(network, speaker)
+    await until(lambda: speaker.id in alive(listening))
+    asked: list[int] = []
+
+    def load() -> Load:
+        asked.append(1)
+        return Load(active={"tiny-python": 1000 + len(asked)})
+
+    for _ in range(1000):
+        speaking.set_load(load)
+    await until(lambda: listening.snapshot().members[speaker.id].load.active.get("tiny-python", 0) > 1000)
+    assert len(asked) < 10
+
+
+async def test_a_load_that_the_others_would_refuse_is_not_told(network: Network) -> None:
+    speaker = network.member()
+    listening, speaking = await join(network, network.member()), await join(network, speaker)
+    await until(lambda: speaker.id in alive(listening))
+    speaking.set_load(lambda: Load(active={"no name\n": 1}))
+    speaking.set_load(lambda: Load(active={"no name\n": 2}))
+    await asyncio.sleep(0)
+    speaking.set_load(lambda: Load(active={"tiny-python": 2}))
+    await until(lambda: listening.snapshot().members[speaker.id].load.active == {"tiny-python": 2})
+    assert speaker.id in alive(listening)
 
 
 async def test_a_snapshot_never_changes_under_its_reader(network: Network) -> None:
@@ -193,7 +221,7 @@ async def test_nobody_speaks_for_another(network: Network) -> None:
     await lies.publish(roster_load(victim.id), busy)
     await lies.publish(roster_record(victim.id), encode_record(victim.record(name="lie"), liar.key.sign))
     await lies.flush()
-    victims.set_load(Load(active={"m": 1}))
+    victims.set_load(lambda: Load(active={"m": 1}))
     await until(lambda: listening.snapshot().members[victim.id].load.active == {"m": 1})
     assert victim.id in alive(listening)
     assert _name(listening, victim.id) == "box"
@@ -305,6 +333,6 @@ async def test_a_hub_that_comes_late_counts_the_lines_that_are_there(network: Ne
     lost: list[NodeId] = []
     watching.on_loss(lost.append)
     await first.close()
-    joined.set_load(Load(active={"m": 1}))
+    joined.set_load(lambda: Load(active={"m": 1}))
     await until(lambda: watching.snapshot().members[member.id].load.active == {"m": 1})
     assert lost == []

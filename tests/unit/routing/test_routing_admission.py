@@ -1,26 +1,36 @@
 """Slots, the queue in front of them, and who leaves it when."""
 
 import asyncio
-from contextlib import aclosing
+from functools import partial
 
 import pytest
 from msgspec.structs import replace
 
-from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelName
-from felloe.domain.requests import Piece, TokenResume
+from felloe.domain.requests import TokenResume
 from felloe.domain.roster import Load
 from felloe.routing.admission import Admission
-from routing_fakes import MODEL, Death, Deaths, FakeEngines, Score, gather, make_replica, make_request, settle
-
-Outcome = tuple[list[Piece], object, FelloeError | None]
+from routing_fakes import (
+    MODEL,
+    Death,
+    Deaths,
+    FakeEngines,
+    Outcome,
+    Reader,
+    Score,
+    collect,
+    gather,
+    make_replica,
+    make_request,
+    settle,
+)
 
 
 def ask(admission: Admission, asker: str = "", deadline: float = 30.0, resumed: bool = False) -> asyncio.Task[Outcome]:
     request = make_request(deadline=deadline)
     if resumed:
         request = replace(request, resume=TokenResume(()))
-    return asyncio.create_task(gather(admission.answer(request, asker)))
+    return asyncio.create_task(gather(lambda deliver: admission.answer(request, deliver, asker)))
 
 
 async def test_a_request_with_a_free_slot_is_answered_at_once():
@@ -124,12 +134,13 @@ async def test_whoever_is_gone_leaves_the_queue_at_once():
     assert len(engines.requests) == 1
 
 
-async def test_closing_the_answer_frees_its_slot_in_the_same_turn():
+async def test_cancelling_the_answer_frees_its_slot_in_the_same_turn():
     engines = FakeEngines(Score(5), make_replica(slots=1))
     admission = Admission(engines)
-    async with aclosing(admission.answer(make_request())) as parts:
-        await anext(parts)
-        assert admission.busy(MODEL).active == 1
+    reader = Reader(partial(admission.answer, make_request()))
+    await reader.next()
+    assert admission.busy(MODEL).active == 1
+    await reader.close()
     assert admission.busy(MODEL).active == 0
     assert engines.running == 0
     assert admission.counts()[MODEL].cancelled == 1
@@ -138,15 +149,24 @@ async def test_closing_the_answer_frees_its_slot_in_the_same_turn():
 async def test_a_slot_given_to_someone_who_was_just_cancelled_goes_on_to_the_next():
     engines = FakeEngines(Score(5), make_replica(slots=1))
     admission = Admission(engines)
-    holder = admission.answer(make_request())
-    await anext(holder)
+    holder = Reader(partial(admission.answer, make_request()))
+    await holder.next()
     unlucky, lucky = ask(admission), ask(admission)
     await settle()
-    await holder.aclose()  # gives the slot to the first in the queue, whose task has not run yet
-    unlucky.cancel()
+    cancellations = [unlucky.cancel]
+
+    def cancel_once() -> None:
+        if cancellations:
+            cancellations.pop()()
+
+    # Told in the very turn in which the slot goes to the first in the queue, whose task has not run yet.
+    admission.on_change(cancel_once)
+    await holder.close()
     await asyncio.wait([unlucky])
+    assert unlucky.cancelled()
     _, done, _ = await lucky
     assert done is not None
+    assert len(engines.requests) == 2, "the unlucky one never came to the engine"
     assert admission.load() == Load()
 
 
@@ -154,7 +174,7 @@ async def test_a_model_that_is_not_here_is_not_found_and_one_that_is_not_ready_i
     admission = Admission(FakeEngines(Score(1), make_replica(state="starting")))
     _, _, error = await ask(admission)
     assert error is not None and error.code == "no_replica"
-    _, _, error = await gather(admission.answer(make_request(model="nothing")))
+    _, _, error = await collect(admission, make_request(model="nothing"))
     assert error is not None and error.code == "model_not_found"
     assert ModelName("nothing") not in admission.counts(), "a name that a client made up is no label"
 
@@ -222,12 +242,12 @@ async def test_changes_are_told():
 async def test_tokens_are_counted_without_what_came_from_elsewhere():
     admission = Admission(FakeEngines(Score(10)))
     request = replace(make_request(), resume=TokenResume(tuple(range(1000, 1004))))
-    await gather(admission.answer(request))
+    await collect(admission, request)
     counts = admission.counts()[MODEL]
     assert (counts.answered, counts.prompt_tokens, counts.completion_tokens) == (1, 7, 7)
 
 
-async def test_an_engine_that_just_stops_has_failed():
+async def test_an_engine_that_stops_in_the_middle_has_failed():
     admission = Admission(FakeEngines(Score(3), deaths=Deaths(Death(2, ""))))
     pieces, done, error = await ask(admission)
     assert len(pieces) == 2 and done is None

@@ -1,7 +1,9 @@
 """The router's refusals, resumes, deadlines and counts."""
 
 import asyncio
-from contextlib import aclosing
+import time
+from collections.abc import Awaitable
+from functools import partial
 from random import Random
 
 import pytest
@@ -12,7 +14,6 @@ from felloe.domain.ids import NodeId
 from felloe.domain.requests import Done, Piece, ReplayResume, TokenResume
 from felloe.domain.roster import Load, Member
 from felloe.routing.admission import Admission
-from felloe.routing.interruption import Interruption
 from felloe.routing.router import Router
 from felloe.routing.rules import MOST_BARREN_FAILURES
 from routing_fakes import (
@@ -21,8 +22,9 @@ from routing_fakes import (
     FakeEngines,
     FakeNodes,
     FakeRosters,
+    Reader,
     Score,
-    gather,
+    collect,
     make_member,
     make_replica,
     make_request,
@@ -53,7 +55,7 @@ class World:
         return make_member(node, *self.others[node].loaded, alive=alive, issued_at=issued_at, load=load)
 
     async def ask(self, **changes: object) -> tuple[list[Piece], Done | None, FelloeError | None]:
-        return await gather(self.router.answer(replace(make_request(), **changes)))
+        return await collect(self.router, replace(make_request(), **changes))
 
 
 def dying(*pieces: int, tokens: int = 5, with_ids: bool = True) -> FakeEngines:
@@ -85,7 +87,7 @@ async def test_a_request_that_may_not_leave_the_device_does_not():
 async def test_policy_holds_against_a_wider_wish():
     world = World(FakeEngines())
     router = Router(world.rosters, world.local, world.nodes, reach="device", patience_seconds=0.0)
-    _, _, error = await gather(router.answer(make_request(reach="market")))
+    _, _, error = await collect(router, make_request(reach="market"))
     assert error is not None and error.code == "model_not_found"
 
 
@@ -264,13 +266,13 @@ async def test_a_request_that_kills_every_engine_is_given_up():
 async def test_a_deadline_leaves_no_timer_behind(monkeypatch: pytest.MonkeyPatch):
     loop = asyncio.get_running_loop()
     timers: list[asyncio.TimerHandle] = []
-    call_later = loop.call_later
+    call_at = loop.call_at
 
-    def recording(*arguments: object) -> asyncio.TimerHandle:
-        timers.append(call_later(*arguments))  # type: ignore[arg-type]
+    def recording(*arguments: object, **options: object) -> asyncio.TimerHandle:
+        timers.append(call_at(*arguments, **options))  # type: ignore[arg-type]
         return timers[-1]
 
-    monkeypatch.setattr(loop, "call_later", recording)
+    monkeypatch.setattr(loop, "call_at", recording)  # by way of which `call_later` goes, too
     await World(here=FakeEngines(Score(3))).ask()
     assert timers and all(timer.cancelled() for timer in timers)
 
@@ -292,19 +294,79 @@ async def test_a_deadline_ends_the_wait_for_a_replica():
 
 async def test_a_deadline_that_passes_while_the_client_reads_spares_the_client():
     world = World(here=FakeEngines(Score(5)))
-    async with aclosing(world.router.answer(replace(make_request(), deadline=0.01))) as parts:
-        await anext(parts)
-        await asyncio.sleep(0.02)  # the client's own work, which the deadline must not cancel
-        with pytest.raises(FelloeError, match="in time"):
-            await anext(parts)
+    reader = Reader(partial(world.router.answer, replace(make_request(), deadline=0.01)))
+    await reader.next()
+    await asyncio.sleep(0.02)  # the client's own work, which the deadline must not cancel
+    with pytest.raises(FelloeError, match="in time"):
+        await reader.next()
 
 
 async def test_closing_the_answer_closes_the_engine_at_once():
     here = FakeEngines(Score(5))
     world = World(here=here)
-    async with aclosing(world.router.answer(make_request())) as parts:
-        await anext(parts)
+    reader = Reader(partial(world.router.answer, make_request()))
+    await reader.next()
+    await reader.close()
     assert here.running == 0 and world.local.load() == Load()
+
+
+async def test_what_the_client_fails_with_is_not_tried_elsewhere():
+    async def late() -> None:
+        raise FelloeError("replica_lost", "the client is gone")
+
+    def at_once(piece: Piece) -> None:
+        raise FelloeError("replica_lost", "the client is gone")
+
+    def in_a_moment(piece: Piece) -> Awaitable[None]:
+        return late()
+
+    for deliver in (at_once, in_a_moment):
+        world = World(FakeEngines(Score(5)), here=FakeEngines(Score(5)))
+        with pytest.raises(FelloeError, match="the client is gone"):
+            await world.router.answer(make_request(), deliver)
+        assert world.nodes.asked == [] and world.here.running == 0
+
+
+async def test_a_client_that_is_behind_at_the_end_is_waited_for():
+    world = World(here=FakeEngines(Score(0, role_frame=False)))
+    reader = Reader(partial(world.router.answer, make_request()))
+    piece = await reader.next()
+    assert b'"finish_reason":"stop"' in piece.frames
+    await settle()
+    assert not reader.answer.done()
+    with pytest.raises(asyncio.InvalidStateError):
+        reader.answer.result()
+    await reader.close()
+    assert world.local.load() == Load()
+
+
+@pytest.mark.parametrize("after_the_deadline", [False, True])
+async def test_a_cancellation_is_never_taken_for_a_passed_deadline(after_the_deadline: bool):
+    here = FakeEngines(Score(5))
+    here.gate.clear()
+    asked = asyncio.create_task(World(here=here).ask(deadline=0.01))
+    await settle()
+    if after_the_deadline:
+        asyncio.get_running_loop().call_later(0.015, asked.cancel)
+    else:
+        asked.cancel()
+    time.sleep(0.03)  # the loop finds both due in the same turn
+    await asyncio.wait([asked])
+    assert asked.cancelled() and here.running == 0
+
+
+async def test_frames_after_the_last_one_are_delivered_all_the_same():
+    class Odd(Score):
+        def pieces(self, request, groups):  # type: ignore[no-untyped-def]
+            pieces = super().pieces(request, groups)
+            last = pieces[-1]
+            return [*pieces, Piece(last.number, (), b"data: x\n\n"), Piece(last.number, (), last.frames)]
+
+    score = Odd(2)
+    pieces, done, _ = await World(here=FakeEngines(score)).ask()
+    assert done == score.done
+    expected = score.frames + b"data: x\n\n" + score.events[-1][1]
+    assert b"".join(piece.frames for piece in pieces) == expected
 
 
 async def test_cancelling_a_waiting_client_closes_the_engine_at_once():
@@ -351,39 +413,3 @@ async def test_gaps_are_counted():
     assert stats.resumed == 1 and len(stats.recent_gaps) == 1 and sum(stats.gap_buckets) == 1
     assert stats.broken == 0
     await World(here=dying(3)).ask()
-
-
-async def test_an_interruption_ends_a_wait_but_leaves_real_cancellation_alone():
-    interruption = Interruption()
-
-    async def wait() -> None:
-        with interruption:
-            await asyncio.Event().wait()
-
-    waiting = asyncio.create_task(wait())
-    await settle()
-    interruption.fire(FelloeError("deadline_exceeded", "x"))
-    with pytest.raises(FelloeError):
-        await waiting
-    other = Interruption()
-
-    async def wait_for_other() -> None:
-        with other:
-            await asyncio.Event().wait()
-
-    cancelled = asyncio.create_task(wait_for_other())
-    await settle()
-    cancelled.cancel()
-    other.fire(FelloeError("deadline_exceeded", "x"))
-    await asyncio.wait([cancelled])
-    assert cancelled.cancelled()
-
-
-async def test_an_interruption_between_waits_is_raised_at_the_next():
-    interruption = Interruption()
-    with interruption:
-        await asyncio.sleep(0)
-    interruption.fire(FelloeError("deadline_exceeded", "x"))
-    await asyncio.sleep(0)
-    with pytest.raises(FelloeError), interruption:
-        pass

@@ -3,20 +3,20 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from functools import partial
 
 import pytest
 from msgspec.structs import replace
 
 from felloe.domain.errors import FelloeError
-from felloe.domain.requests import Done, Failure, Part, Piece, ReplayResume, TokenResume, Usage
+from felloe.domain.ports import Deliver
+from felloe.domain.requests import Done, Failure, InferenceRequest, Piece, ReplayResume, TokenResume, Usage
 from felloe.routing.admission import Admission
 from felloe.routing.answering import AnsweringService
 from felloe.routing.outbox import Outbox
 from felloe.routing.progress import Progress
 from felloe.routing.remote import RemoteAnswers
-from felloe.routing.replay import replayed
+from felloe.routing.replay import Replay
 from felloe.routing.wire import PartReader, WirePart, encode_parts, encode_request
 from routing_fakes import (
     HERE,
@@ -28,7 +28,10 @@ from routing_fakes import (
     FakeKeys,
     FakeOpener,
     FakeStream,
+    Outcome,
+    Reader,
     Score,
+    collect,
     fake_seal,
     gather,
     make_member,
@@ -52,8 +55,7 @@ async def received(stream: FakeStream) -> list[list[WirePart]]:
     """All messages of a finished stream, opened."""
     opener, reader = FakeOpener(), PartReader()
     messages: list[list[WirePart]] = []
-    while (message := await stream.receive()) is not None:
-        messages.append(reader.feed(opener.open(message)))
+    await stream.pump(lambda message: messages.append(reader.feed(opener.open(message))))
     assert opener.finished
     return messages
 
@@ -77,13 +79,15 @@ async def test_parts_that_are_ready_at_once_travel_as_one_message():
 async def test_a_part_does_not_wait_for_the_next_one():
     engines = FakeEngines(Score(2))
     pause = asyncio.Event()
-    original = engines.answer
+    play = engines.answer
 
-    async def slowly(request):  # type: ignore[no-untyped-def]
-        async with aclosing(original(request)) as parts:
-            async for part in parts:
-                yield part
-                await pause.wait()
+    async def slowly(request: InferenceRequest, deliver: Deliver) -> Done:
+        pieces, done, _ = await gather(lambda take: play(request, take))
+        for piece in pieces:
+            deliver(piece)
+            await pause.wait()
+        assert done is not None
+        return done
 
     engines.answer = slowly  # type: ignore[method-assign]
     stream = FakeStream(HERE)
@@ -98,7 +102,7 @@ async def test_a_request_sealed_to_another_key_is_refused_with_its_code_only():
     stream = FakeStream(HERE)
     await service(FakeEngines())[0].handle(b"other|x", stream)
     with pytest.raises(FelloeError) as caught:
-        await stream.receive()
+        await received(stream)
     assert caught.value.code == "unsealed"
     assert stream.sent == 0
 
@@ -124,7 +128,7 @@ async def test_a_full_queue_is_told_with_the_time_to_wait():
     engines = FakeEngines(Score(1), make_replica(slots=1))
     engines.gate.clear()
     answering, admission = service(engines, queue_limit=0)
-    running = asyncio.create_task(gather(admission.answer(make_request())))
+    running = asyncio.create_task(collect(admission, make_request()))
     await settle()
     stream = FakeStream(HERE)
     await answering.handle(sealed_request(), stream)
@@ -191,7 +195,7 @@ async def test_a_slow_asker_holds_the_engine_back():
 async def remotely(engines: FakeEngines, losses: list[int | None] | None = None, **changes: object):  # type: ignore[no-untyped-def]
     exchange = FakeExchange({NODE: service(engines)[0].handle}, losses)
     remote = RemoteAnswers(exchange, fake_seal)
-    outcome = await gather(remote.answer(RECORD, replace(make_request(), **changes)))
+    outcome = await gather(partial(remote.answer, RECORD, replace(make_request(), **changes)))
     await exchange.close()
     return outcome, exchange
 
@@ -215,7 +219,7 @@ async def test_a_cut_stream_is_a_lost_replica():
     assert error is not None and error.code == "replica_lost"
 
 
-async def scripted(*messages: bytes, request: object = None) -> tuple[list[Piece], Done | None, FelloeError | None]:
+async def scripted(*messages: bytes, request: object = None) -> Outcome:
     """What the asker makes of an answering node that sends exactly this."""
 
     async def handle(sealed: bytes, stream: FakeStream) -> None:
@@ -224,7 +228,8 @@ async def scripted(*messages: bytes, request: object = None) -> tuple[list[Piece
         stream.messages.put_nowait(None)
 
     exchange = FakeExchange({NODE: handle})
-    outcome = await gather(RemoteAnswers(exchange, fake_seal).answer(RECORD, request or make_request()))  # type: ignore[arg-type]
+    remote = RemoteAnswers(exchange, fake_seal)
+    outcome = await gather(partial(remote.answer, RECORD, request or make_request()))  # type: ignore[arg-type]
     await exchange.close()
     return outcome
 
@@ -246,6 +251,31 @@ async def test_whatever_is_not_a_whole_answer_without_a_gap_is_a_lost_replica(me
     assert done is None and error is not None and error.code == "replica_lost"
 
 
+async def test_the_pieces_of_one_message_are_delivered_as_one():
+    message = [Piece(1, (1,), b"a"), Piece(3, (2, 3), b"bc"), DONE]
+    assert await scripted(b"end 1:" + encode_parts(message)[0]) == ([Piece(3, (1, 2, 3), b"abc")], DONE, None)
+
+
+async def test_pieces_that_came_with_a_failure_are_delivered_before_it():
+    message = [Piece(1, (1,), b"a"), Piece(2, (2,), b"b"), Failure("engine_failed", "it died")]
+    pieces, done, error = await scripted(b"end 1:" + encode_parts(message)[0])
+    assert pieces == [Piece(2, (1, 2), b"ab")] and done is None
+    assert error is not None and error.code == "engine_failed"
+
+
+async def test_a_slow_client_holds_another_nodes_answer_back():
+    engines = FakeEngines(Score(5000))
+    exchange = FakeExchange({NODE: service(engines)[0].handle})
+    reader = Reader(partial(RemoteAnswers(exchange, fake_seal).answer, RECORD, make_request()))
+    first = await reader.next()
+    await settle(100)
+    assert not reader.answer.done()
+    rest, done = await reader.rest()
+    assert done == Score(5000).done
+    assert b"".join(piece.frames for piece in [first, *rest]) == Score(5000).frames
+    await exchange.close()
+
+
 async def test_messages_out_of_order_do_not_open():
     _, _, error = await scripted(b"2:" + encode_parts([Piece(1, (1,), b"x")])[0])
     assert error is not None and error.code == "unsealed"
@@ -264,8 +294,9 @@ async def test_closing_the_answer_closes_the_stream_and_frees_the_other_nodes_sl
     engines = FakeEngines(Score(600))
     answering, admission = service(engines)
     exchange = FakeExchange({NODE: answering.handle})
-    async with aclosing(RemoteAnswers(exchange, fake_seal).answer(RECORD, make_request())) as parts:
-        await anext(parts)
+    reader = Reader(partial(RemoteAnswers(exchange, fake_seal).answer, RECORD, make_request()))
+    await reader.next()
+    await reader.close()
     assert exchange.streams[0].closed
     await settle()
     assert admission.busy(MODEL).active == 0
@@ -307,17 +338,23 @@ def test_many_pieces_are_hashed_as_one():
     assert progress.resume() == prefix(b"".join(frames))
 
 
-async def of(*parts: Part) -> AsyncGenerator[Part, None]:
-    for part in parts:
-        yield part
-
-
 def prefix(data: bytes) -> ReplayResume:
     return ReplayResume(len(data), hashlib.blake2b(data, digest_size=32).digest())
 
 
-async def replay(resume: ReplayResume, *parts: Part) -> tuple[list[Piece], Done | None, FelloeError | None]:
-    return await gather(replayed(of(*parts), resume))
+async def replay(resume: ReplayResume, *parts: Piece | Done) -> Outcome:
+    """What comes of `parts`; without a `Done` the replica dies after them."""
+
+    async def play(deliver: Deliver) -> Done:
+        rest = Replay(resume, deliver)
+        for part in parts:
+            if isinstance(part, Done):
+                rest.end()
+                return part
+            rest.take(part)
+        raise FelloeError("engine_failed", "the replica died")
+
+    return await gather(play)
 
 
 async def test_replay_goes_on_within_a_piece():
@@ -343,15 +380,35 @@ async def test_a_different_prefix_yields_nothing_but_an_error():
 
 
 async def test_a_replica_that_dies_within_the_prefix_has_not_diverged():
-    assert await replay(prefix(b"ab"), Piece(1, (), b"a")) == ([], None, None)
+    pieces, done, error = await replay(prefix(b"ab"), Piece(1, (), b"a"))
+    assert pieces == [] and done is None
+    assert error is not None and error.code == "engine_failed"
 
 
 async def test_the_outbox_gives_everything_that_is_ready():
     outbox = Outbox()
-    await outbox.put(Piece(1, (), b"a"))
-    await outbox.put(Piece(2, (), b"b"))
+    outbox.put(Piece(1, (), b"a"))
+    outbox.put(Piece(2, (), b"b"))
     assert len(await outbox.take()) == 2
     taking = asyncio.create_task(outbox.take())
     await settle()
-    await outbox.put(DONE)
+    outbox.end(DONE)
     assert await taking == [DONE] and outbox.complete
+
+
+async def test_a_full_outbox_holds_its_engine_back_until_the_sender_took_it():
+    outbox = Outbox()
+    answers = [outbox.put(Piece(number, (), b"a")) for number in range(256)]
+    assert answers[:255] == [None] * 255
+    behind = answers[255]
+    assert behind is not None
+
+    async def wait() -> None:
+        await behind
+
+    waiting = asyncio.create_task(wait())
+    await settle()
+    assert not waiting.done()
+    assert len(await outbox.take()) == 256
+    await waiting
+    assert outbox.put(Piece(257, (), b"a")) is None
