@@ -63,6 +63,6 @@ class OperatorClient:
 def _error_of(response: httpx.Response) -> FelloeError:
     try:
         body = msgspec.json.decode(response.content, type=ErrorBody)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return FelloeError("internal", f"the node answered with status {response.status_code}")
     return FelloeError(body.code if body.code in CATALOGUE else "internal", body.detail)

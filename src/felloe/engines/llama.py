@@ -23,8 +23,9 @@ from felloe.engines.rendering import frames_for
 from felloe.engines.sse import EventSplitter, EventTooLarge
 from felloe.engines.token_ledger import Chunk, Release, TokenLedger, fill_unknown
 
-# llama.cpp computes batches of more tokens than this with other kernels, whose rounding may tip a close choice.
-_CATCH_UP_TOKENS = 32
+# From 64 tokens in a batch on, llama.cpp's attention takes another kernel on the processor (with an f16 cache), whose
+# rounding may tip a close choice.
+_CATCH_UP_TOKENS = 63
 _STREAM_LIMIT = 1024 * 1024 * 1024
 _TOKENIZE_SECONDS = 5.0
 
@@ -63,7 +64,7 @@ async def llama_answer(
         raise llama_api.lost_or_late(error) from error
     except EventTooLarge as error:
         raise FelloeError("engine_failed", "the engine sent an event that is too large") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FelloeError("engine_failed", "the engine sent an event that cannot be read") from error
 
 
@@ -176,6 +177,7 @@ class _PlainAnswer:
         """Deliver what one read of the engine's socket brought."""
         releases: list[Release] = []
         last: _LastChunk | None = None
+        unknown = False
         for event in self._splitter.feed(data):
             chunk = _decode_chunk(event)
             if chunk.tokens_predicted == 0 and not chunk.stop:
@@ -183,10 +185,11 @@ class _PlainAnswer:
             release = self._ledger.add(chunk)
             if release is not None:
                 releases.append(release)
+                unknown = unknown or None in release.ids
             if chunk.stop:
                 last = _decode_last_chunk(event)
                 break
-        if self._ids_known and any(None in release.ids for release in releases):
+        if unknown and self._ids_known:
             return self._deliver_with_unknown(releases, last)
         return self._deliver_all(releases, last)
 

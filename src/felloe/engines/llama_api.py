@@ -103,7 +103,7 @@ def refusal(answer: bytes, status: int, param: str | None) -> FelloeError:
     """Our error for llama.cpp's. Its own words are repeated only where they cannot quote a prompt."""
     try:
         error = msgspec.json.decode(answer, type=ErrorAnswer).error
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return FelloeError("engine_failed", f"the engine answered status {status} without a reason")
     if error.type == "exceed_context_size_error":
         detail = f"the prompt has {error.n_prompt_tokens} tokens; the model holds {error.n_ctx} here"

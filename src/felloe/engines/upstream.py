@@ -96,7 +96,7 @@ class UpstreamServer:
             found = msgspec.json.decode(answer, type=_Listing).data
         except HttpError as error:
             raise self._failed(str(error)) from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._failed("its list of models cannot be read") from error
         return [model for model in found if is_model_name(model.id)]
 
@@ -146,7 +146,7 @@ class UpstreamServer:
     async def _vectors(self, exchange: Exchange, request: InferenceRequest, deliver: Deliver) -> Done:
         try:
             answer = msgspec.json.decode(await exchange.read_all(), type=_EmbeddingAnswer)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._failed("its embeddings cannot be read") from error
         usage = Usage(prompt=answer.usage.prompt_tokens)
         vectors = [each.embedding for each in sorted(answer.data, key=lambda each: each.index)]
@@ -170,7 +170,7 @@ class UpstreamServer:
         status = exchange.status
         try:
             error = msgspec.json.decode(answer, type=_ErrorAnswer).error
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             error = _Error()
         words = {name: _identifier(getattr(error, name)) for name in ("type", "code", "param")}
         if "exceed_context_size_error" in words.values() or words["code"] == "context_length_exceeded":

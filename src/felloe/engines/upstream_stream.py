@@ -238,7 +238,7 @@ def _replaced(payload: bytes, start: int, end: int, places: Sequence[_Place]) ->
 def _decoded(payload: bytes, decode: Callable[[bytes], _Decoded]) -> _Decoded:
     try:
         return decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FelloeError("upstream_failed", "the upstream sent an event that cannot be read") from error
 
 

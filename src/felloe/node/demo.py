@@ -175,7 +175,7 @@ async def _until(node: DemoNode, condition: Callable[[], Awaitable[bool]]) -> No
 async def _holds(condition: Callable[[], Awaitable[bool]]) -> bool:
     try:
         return await condition()
-    except (httpx.TransportError, msgspec.DecodeError):
+    except (httpx.TransportError, msgspec.DecodeError, UnicodeDecodeError):
         return False
 
 

@@ -1,13 +1,16 @@
 """The HTTP client against a server that does what a test tells it."""
 
 import asyncio
+import inspect
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from felloe.engines.http_client import Exchange, HttpClient, HttpError, TcpAddress, UnixAddress
+from felloe.engines.http_connection import Connection, Limits
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -392,32 +395,77 @@ async def test_what_a_consumer_raises_ends_the_reading_and_is_raised_by_the_pump
 
 async def test_cancelling_a_pump_whose_consumer_is_behind_closes_the_connection(server: Server) -> None:
     gone = asyncio.Event()
+    gate = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _head(reader)
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await gate.wait()
+        writer.write(b"1\r\nx\r\n")
         try:
             await reader.read(1)
         finally:
             gone.set()
 
     client = await server.start(handle)
+    made: list[Coroutine[Any, Any, None]] = []
 
-    async def ask() -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def consume(_: bytes) -> Awaitable[None]:
+        pump.cancel()  # before the task has seen what it must await
+        made.append(asyncio.sleep(60))
+        return made[0]
 
-        def consume(_: bytes) -> Awaitable[None]:
-            task.cancel()  # before the task has seen what it must await
-            return asyncio.sleep(60)
-
-        with await client.request("GET", "/") as exchange:
-            await exchange.pump(consume)
-
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.create_task(ask())
+    with await client.request("GET", "/") as exchange:
+        pump = asyncio.create_task(exchange.pump(consume))
+        await asyncio.sleep(0)
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await pump
+    assert inspect.getcoroutinestate(made[0]) == inspect.CORO_CLOSED
     await asyncio.wait_for(gone.wait(), 1)
     await client.close()
+
+
+class _Transport(asyncio.Transport):
+    """A transport that goes on reading although it was told to pause, as TLS may for what it has in its buffer."""
+
+    def write(self, data: Any) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+async def test_bytes_that_come_in_spite_of_a_pause_wait_for_the_consumer() -> None:
+    connection = Connection()
+    connection.connection_made(_Transport())
+    connection.send(b"", Limits(5, 5, 1000))
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+    gate = asyncio.Event()
+    taken: list[bytes] = []
+
+    async def rest() -> None:
+        await gate.wait()
+
+    def consume(data: bytes) -> Awaitable[None] | None:
+        taken.append(data)
+        return rest()
+
+    pump = asyncio.create_task(connection.pump(consume))
+    await asyncio.sleep(0)
+    for byte in (b"a", b"b", b"c", b"d"):
+        connection.data_received(byte)
+    assert taken == [b"a"]
+    gate.set()
+    await pump
+    assert taken == [b"a", b"bcd"]
+    connection.rest()
 
 
 async def test_a_pump_that_is_stopped_takes_no_more(server: Server) -> None:

@@ -516,6 +516,15 @@ def test_the_answer_is_the_same_however_its_bytes_are_cut(cuts: list[int], layou
     assert (answer.closed, answer.finish_reason) == (True, "stop")
 
 
+def test_an_event_that_follows_half_an_event_does_not_pass() -> None:
+    answer = AnswerStream(request(), cast(Exchange, _Complete()), lambda _: None)
+    whole = event({"role": "assistant", "content": "x"})
+    for data in (whole, whole, b"data: {never "):
+        answer.consume(data)
+    with pytest.raises(FelloeError):
+        answer.consume(whole)
+
+
 class _Complete:
     """Stands for an exchange whose body has ended."""
 
