@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from felloe.engines.http_connection import Connection, Consume, HttpError, Limits
 
-_IDLE_CONNECTIONS = 64
+_IDLE_CONNECTIONS = 256
 
 
 class TcpAddress(Struct, frozen=True):

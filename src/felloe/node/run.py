@@ -1,6 +1,7 @@
 """Runs a node in the foreground: home, lock, network, signals, first words and last."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -22,6 +23,8 @@ from felloe.node.network_files import NetworkFiles
 from felloe.node.node import Node
 
 logger = logging.getLogger(__name__)
+
+_YOUNG_OBJECTS = 20_000
 
 
 def run_node(folder: Path, *, name: str, models: list[str]) -> None:
@@ -63,11 +66,19 @@ async def _serve(
         loop.add_signal_handler(number, node.stopping.set)
     try:
         await node.start(models, _say)
+        _calm_collector()
         _say(_first_words(node))
         await node.stopping.wait()
         logger.info("stopping")
     finally:
         await node.stop()
+
+
+def _calm_collector() -> None:
+    """Look for reference cycles seldom: what a node holds for long is there by now, and a stream makes none."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, 20, 50)
 
 
 def _first_words(node: Node) -> str:
