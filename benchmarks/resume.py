@@ -29,7 +29,7 @@ TOPICS = (
     "a mail message", "a text wrapper", "a regular expression", "a priority queue", "a random walk", "a matrix",
     "a configuration file", "a command line", "a subprocess",
 )  # fmt: skip
-TOKENS = 400
+TOKENS = 200
 SHORTEST = 100
 
 
@@ -59,13 +59,12 @@ class Stream:
         return not any(self.times[0] <= moment <= arrival for moment in moments)
 
 
-def ask(node: Node, headers: dict[str, str], topic: str) -> Stream:
+def ask(node: Node, headers: dict[str, str], stream: Stream) -> Stream:
     """Stream one greedy answer to its end."""
-    stream = Stream(topic)
     connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=60)
     body = {
         "model": MODEL,
-        "messages": [{"role": "user", "content": f"Write {topic} in Python."}],
+        "messages": [{"role": "user", "content": f"Write {stream.topic} in Python."}],
         "max_tokens": TOKENS,
         "temperature": 0,
         "stream": True,
@@ -111,7 +110,7 @@ class Clients:
         self._node, self._headers, self._topics = node, headers, topics
         self._stopping = threading.Event()
         self.done: list[Stream] = []
-        self.running = 0
+        self.current: dict[int, Stream] = {}
         self._threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(count)]
 
     def start(self) -> None:
@@ -124,9 +123,15 @@ class Clients:
         for thread in self._threads:
             thread.join()
 
-    def _run(self, number: int) -> None:
+    def all_moved_since(self, moment: float) -> bool:
+        """Whether every stream that is open has brought something after `moment`."""
+        return all(stream.times and stream.times[-1] > moment for stream in list(self.current.values()))
+
+    def _run(self, thread: int) -> None:
+        number = thread
         while not self._stopping.is_set():
-            stream = ask(self._node, self._headers, self._topics[number % len(self._topics)])
+            stream = self.current[thread] = Stream(self._topics[number % len(self._topics)])
+            ask(self._node, self._headers, stream)
             number += 1
             self.done.append(stream)
             if stream.failure:
@@ -143,15 +148,17 @@ def _quantiles(values: list[float]) -> str:
 
 def references(node: Node, headers: dict[str, str]) -> dict[str, str]:
     """The undisturbed answers, of the topics that the model has enough to say about."""
-    answers = {topic: ask(node, headers, topic) for topic in TOPICS}
+    answers = {topic: ask(node, headers, Stream(topic)) for topic in TOPICS}
     broken = [answer.failure or "no end" for answer in answers.values() if not answer.finished]
     if broken:
         raise RuntimeError(f"an undisturbed answer failed: {broken[0]}")
     return {topic: answer.text for topic, answer in answers.items() if len(answer.times) >= SHORTEST}
 
 
-def kill_again_and_again(network: Network, asker: Node, spokes: list[Node], kills: int) -> list[float]:
-    """Kill the spokes in turns, each once both serve again; returns the moments."""
+def kill_again_and_again(
+    network: Network, asker: Node, spokes: list[Node], clients: Clients, kills: int
+) -> list[float]:
+    """Kill the spokes in turns, each once both serve again and every stream has moved on; returns the moments."""
     moments: list[float] = []
     names = {spoke.name for spoke in spokes}
     for number in range(kills):
@@ -160,6 +167,7 @@ def kill_again_and_again(network: Network, asker: Node, spokes: list[Node], kill
         victim = spokes[number % len(spokes)]
         moments.append(time.monotonic())
         victim.kill()
+        wait_until("every stream to move", lambda moment=moments[-1]: clients.all_moved_since(moment), seconds=60)
         network.restart(victim)
         print(f"kill {number + 1} of {kills}: {victim.name}", file=sys.stderr, flush=True)
     wait_until("both spokes", lambda: network.ready_replicas(asker, MODEL) == names, seconds=120)
@@ -211,7 +219,7 @@ def main() -> None:
         expected = references(asker, network.headers)
         clients = Clients(asker, network.headers, list(expected), options.streams)
         clients.start()
-        moments = kill_again_and_again(network, asker, spokes, options.kills)
+        moments = kill_again_and_again(network, asker, spokes, clients, options.kills)
         clients.stop()
     summary = summarise(clients.done, expected, moments)
     if options.json:

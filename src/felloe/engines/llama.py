@@ -6,6 +6,7 @@ with them an answer goes on elsewhere exactly where it broke (`TokenResume`).
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -47,10 +48,17 @@ _decode_chunk = msgspec.json.Decoder(Chunk).decode
 _decode_last_chunk = msgspec.json.Decoder(_LastChunk).decode
 
 
-async def llama_answer(
-    client: HttpClient, properties: Properties, request: InferenceRequest, deliver: Deliver, seconds: float
-) -> Done:
+class RunningEngine(NamedTuple):
+    """A ready engine child. With `catching_up`, one resumed greedy answer at a time prepares its cache there."""
+
+    client: HttpClient
+    properties: Properties
+    catching_up: asyncio.Lock
+
+
+async def llama_answer(engine: RunningEngine, request: InferenceRequest, deliver: Deliver, seconds: float) -> Done:
     """Answer one request on a ready engine within `seconds`; raises `FelloeError`."""
+    client, properties = engine.client, engine.properties
     deadline = asyncio.get_running_loop().time() + seconds
     try:
         if request.kind == "embedding":
@@ -59,7 +67,7 @@ async def llama_answer(
         _check_limit(body, properties)
         if isinstance(body, ChatBody) and needs_structure(body, properties):
             return await structured_answer(client, properties, request, body, deliver, seconds)
-        return await _PlainAnswer(client, properties, request, body, deliver, deadline).answer()
+        return await _PlainAnswer(engine, request, body, deliver, deadline).answer()
     except HttpError as error:
         raise llama_api.lost_or_late(error) from error
     except EventTooLarge as error:
@@ -80,16 +88,11 @@ class _PlainAnswer:
     """One choice by way of /completion."""
 
     def __init__(
-        self,
-        client: HttpClient,
-        properties: Properties,
-        request: InferenceRequest,
-        body: Body,
-        deliver: Deliver,
-        deadline: float,
+        self, engine: RunningEngine, request: InferenceRequest, body: Body, deliver: Deliver, deadline: float
     ) -> None:
-        self._client = client
-        self._context = properties.default_generation_settings.n_ctx
+        self._client = engine.client
+        self._catching_up = engine.catching_up
+        self._context = engine.properties.default_generation_settings.n_ctx
         self._request = request
         self._body = body
         self._deliver = deliver
@@ -167,11 +170,14 @@ class _PlainAnswer:
         """Bring the engine's cache to where the broken answer was, in the steps in which it came to be.
 
         One large batch would do for sampled answers. A greedy answer must come out as if it had never been broken, so
-        the prompt is taken as one batch, as it was, and the answer's ids after it in small ones.
+        the prompt is taken as one batch, as it was, and the answer's ids after it in small ones. One answer at a time,
+        because the engine would make one large batch of several small ones.
         """
-        for end in range(0, len(self._done_ids), _CATCH_UP_TOKENS):
+        count = min(len(self._done_ids), self._context - len(prompt) - 1)
+        for end in (*range(0, count, _CATCH_UP_TOKENS), count):
             body = {"prompt": [*prompt, *self._done_ids[:end]], "n_predict": 0, "cache_prompt": True}
-            await llama_api.call(self._client, "/completion", body, self._seconds_left())
+            async with self._catching_up:
+                await llama_api.call(self._client, "/completion", body, self._seconds_left())
 
     def _consume(self, data: bytes) -> Awaitable[None] | None:
         """Deliver what one read of the engine's socket brought."""

@@ -1,5 +1,6 @@
 """One model file in one supervised llama.cpp child, as a replica."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from time import monotonic
@@ -13,7 +14,7 @@ from felloe.domain.requests import Done, InferenceRequest, Piece
 from felloe.domain.roster import Replica, ReplicaState
 from felloe.engines import llama_api
 from felloe.engines.http_client import HttpClient
-from felloe.engines.llama import llama_answer
+from felloe.engines.llama import RunningEngine, llama_answer
 from felloe.engines.llama_api import Properties
 from felloe.engines.options import DEFAULT_CONTEXT_LIMIT, ChildOptions, EngineOptions
 from felloe.engines.rules import RestartPolicy
@@ -47,6 +48,7 @@ class LlamaReplica:
         self._slots = max(1, options.slots)
         self._context = options.context or min(model.context or DEFAULT_CONTEXT_LIMIT, DEFAULT_CONTEXT_LIMIT)
         self._properties: Properties | None = None
+        self._catching_up = asyncio.Lock()
         child = ChildOptions(
             model=str(path),
             context=self._context * self._slots,
@@ -117,7 +119,9 @@ class LlamaReplica:
     ) -> Done:
         if self._properties is None:
             raise FelloeError("engine_failed", f"the engine of {self._model.name} is not ready")
-        return await llama_answer(client, self._properties, request, deliver, max(0.001, ends_at - monotonic()))
+        seconds = max(0.001, ends_at - monotonic())
+        engine = RunningEngine(client, self._properties, self._catching_up)
+        return await llama_answer(engine, request, deliver, seconds)
 
 
 def _check_magic(path: Path) -> None:
