@@ -45,7 +45,8 @@ def main() -> None:
         server = xllamacpp.Server(_parameters(options))
     except Exception as error:
         _reply(reply_descriptor, ChildReply(error=f"{type(error).__name__}: {error}"))
-        os._exit(3)
+        # An orderly exit, because llama.cpp writes its log, and with it the reason, in a thread of its own.
+        sys.exit(3)
     _reply(reply_descriptor, ChildReply(address=server.listening_address))
     threading.Event().wait()
 
