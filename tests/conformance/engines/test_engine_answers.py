@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from conftest import Answering, collect
+from engine_house import Answering, collect
 from felloe.domain.errors import FelloeError
 
 WEATHER = {

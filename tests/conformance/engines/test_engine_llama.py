@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conftest import MODEL_FILE, Subject, tiny_model
+from engine_house import MODEL_FILE, Subject, tiny_model
 from felloe.domain.errors import FelloeError
 from felloe.engines.options import EngineOptions
 from felloe.engines.service import Engines

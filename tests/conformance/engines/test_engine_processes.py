@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from conftest import MODEL_FILE, REPOSITORY, TINY, Answering, RunningChild, Subject, tiny_model, until
+from engine_house import MODEL_FILE, REPOSITORY, TINY, Answering, RunningChild, Subject, collect, tiny_model, until
 from felloe.domain.errors import FelloeError
 from felloe.engines.http_client import HttpClient, TcpAddress, UnixAddress
 from felloe.engines.options import EngineOptions
@@ -256,7 +256,6 @@ async def test_several_answers_run_at_once_and_do_not_mix(llama: Subject) -> Non
         llama.request("completion", prompt=prompt, max_tokens=20, index=index)
         for index, prompt in enumerate(("import os\n", "class A:\n", "def f(x):\n", "for i in "))
     ]
-    from conftest import collect  # pyright: ignore
 
     alone = [await collect(llama.engines, each) for each in requests]
     together = await asyncio.gather(*(collect(llama.engines, each) for each in requests))
@@ -309,7 +308,7 @@ _PARENT = """
 import asyncio, sys, time
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
-from conftest import MODEL_FILE, tiny_model
+from engine_house import MODEL_FILE, tiny_model
 from felloe.engines.options import EngineOptions
 from felloe.engines.service import Engines
 
@@ -324,7 +323,7 @@ asyncio.run(main())
 
 
 async def test_an_engine_ends_with_its_killed_parent(tmp_path: Path) -> None:
-    script = _PARENT.format(tests=str(Path(__file__).parent), home=str(tmp_path))
+    script = _PARENT.format(tests=str(REPOSITORY / "tests"), home=str(tmp_path))
     parent = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
