@@ -24,8 +24,10 @@ $(VENV)/dev: $(VENV)/core requirements/dev.txt
 up: $(VENV)/core ## set up, then start the demo network: one hub, two spokes, the tiny model; Ctrl-C ends it
 	@$(BIN)/felloe demo
 
+# Some tests hold real processes to real seconds, which a busy machine may break: what fails is run once more, alone, and
+# has to pass then. Both runs are shown.
 test: check ## set up, check and test everything that is quick (under 12 minutes on 2 cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 check: $(VENV)/dev ## formatting, lint, types, floors, and what the docs name
 	$(BIN)/ruff format --check .
