@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LEARN := .venv-learn
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check format model bench e2e lock clean
+.PHONY: help up test check format model bench chaos e2e lock clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,11 @@ format: $(VENV)/dev ## format and fix what can be fixed
 
 e2e: $(VENV)/dev ## the slow tests: 50 kills in mid-stream, long runs
 	$(BIN)/python -m pytest -m slow
+
+CHAOS ?= --seconds 1800 --seed 1
+
+chaos: $(VENV)/dev ## half an hour of faults on a network under load; make chaos CHAOS="--seconds 600 --seed 7"
+	PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
 
 bench: $(VENV)/dev ## every benchmark beside its peers; takes a while
 	$(BIN)/python benchmarks/gateway.py

@@ -33,6 +33,15 @@ def free_ports(count: int) -> list[int]:
         return [listener.getsockname()[1] for listener in listeners]
 
 
+def free_pair() -> int:
+    """A port of 127.0.0.1 that nothing listens on, like the one after it."""
+    while True:
+        (port,) = free_ports(1)
+        with socket.socket() as probe:
+            if port < 65535 and probe.connect_ex(("127.0.0.1", port + 1)) != 0:
+                return port
+
+
 def wait_for(what: str, condition: Callable[[], Value], seconds: float = START_SECONDS) -> Value:
     """The first true value of `condition`; fails the test with `what` when there is none in time."""
     deadline = time.monotonic() + seconds
@@ -53,6 +62,7 @@ class NodeProcess:
         self.home = Home(folder / name)
         self.home.folder.mkdir(parents=True)
         self.api_port: int = settings["api"]["port"]
+        self.peer: dict[str, Any] = settings.get("peer", {})
         self.base_url = f"http://127.0.0.1:{self.api_port}/v1"
         self.process: subprocess.Popen[bytes] | None = None
         self.home.config.write_text(tomli_w.dumps({"name": name} | settings))
@@ -73,15 +83,17 @@ class NodeProcess:
         self.process.stdin.close()
         return self
 
-    def run(self, *arguments: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command of the command line in this home to its end."""
+    def run(
+        self, *arguments: str, stdin: str = "", check: bool = True, seconds: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of the command line in this home to its end, which must come within `seconds`."""
         done = subprocess.run(
             [sys.executable, "-m", "felloe", *arguments],
             input=stdin,
             capture_output=True,
             text=True,
             env=self._environment(),
-            timeout=60,
+            timeout=seconds,
         )
         if check and done.returncode != 0:
             raise AssertionError(f"felloe {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")
@@ -114,6 +126,18 @@ class NodeProcess:
         """Whether this node's roster holds exactly these living nodes."""
         members = self.ask("/members") or []
         return {member["record"]["name"] for member in members if member["alive"]} == alive
+
+    def hubs(self) -> list[dict[str, Any]]:
+        """The hubs as this node knows them."""
+        return list((self.ask("/hubs") or {"hubs": []})["hubs"])
+
+    def keepers(self) -> set[str]:
+        """The names of the hubs that keep the state."""
+        return {hub["name"] for hub in self.hubs() if hub["keeps_state"]}
+
+    def leader(self) -> str | None:
+        """The name of the hub that leads, as this hub knows."""
+        return next((str(hub["name"]) for hub in self.hubs() if hub["leads"]), None)
 
     def replicas_of(self, model: str) -> set[str]:
         """The names of the nodes on which the model is ready, as this node sees it."""
@@ -159,10 +183,20 @@ class Network:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self._folder = folder
         self._settings = settings
-        api, peer, mesh = free_ports(3)
-        self.peer = {"host": "127.0.0.1", "port": peer, "mesh_port": mesh, "advertise": ["127.0.0.1"]}
-        self.hub = NodeProcess(folder, "hub", settings | {"api": {"port": api}, "peer": self.peer})
-        self.nodes = [self.hub]
+        self.nodes: list[NodeProcess] = []
+        self.hub = self._prepare("hub")
+
+    @property
+    def peer(self) -> dict[str, Any]:
+        """The `peer` settings of the hub that founded the network."""
+        return self.hub.peer
+
+    def promote(self, *nodes: NodeProcess) -> None:
+        """Make these nodes hubs beside the first; the state is on all of them when this returns."""
+        for node in nodes:
+            self.hub.run("promote", node.name, seconds=150)
+        hubs = {self.hub.name, *(node.name for node in nodes)}
+        wait_for("the state on all hubs", lambda: all(node.keepers() == hubs for node in (self.hub, *nodes)))
 
     def start_hub(self, *arguments: str) -> Self:
         """Found the network."""
@@ -170,10 +204,16 @@ class Network:
         return self
 
     def prepare_spoke(self, name: str) -> NodeProcess:
-        """A spoke's home, not started."""
-        spoke = NodeProcess(self._folder, name, self._settings | {"api": {"port": free_ports(1)[0]}})
-        self.nodes.append(spoke)
-        return spoke
+        """A spoke's home, not started. It has ports of its own, so that it can become a hub."""
+        return self._prepare(name)
+
+    def _prepare(self, name: str) -> NodeProcess:
+        api, peer, mesh, route = free_ports(4)
+        ports = {"port": peer, "mesh_port": mesh, "route_port": route, "state_port": free_pair()}
+        settings = {"api": {"port": api}, "peer": {"host": "127.0.0.1", "advertise": ["127.0.0.1"]} | ports}
+        node = NodeProcess(self._folder, name, self._settings | settings)
+        self.nodes.append(node)
+        return node
 
     def add_spoke(self, name: str, *arguments: str) -> NodeProcess:
         """A spoke that has joined and is up."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+from felloe import __version__
 from felloe.domain.errors import FelloeError
 from felloe.domain.hardware import Hardware
 from felloe.domain.ids import ModelDigest, ModelName, NodeId, RequestId
@@ -54,12 +55,13 @@ def make_member(
     load: Load | None = None,
     alive: bool = True,
     issued_at: float = 1.0,
+    version: str = __version__,
 ) -> Member:
     record = NodeRecord(
         id=node,
         name=node,
         roles=("spoke",),
-        version="0.1.0",
+        version=version,
         public_key=bytes(32),
         sealing_config=node.encode(),
         hardware=Hardware(system="Linux", machine="x", processor="x", cores=1, memory_total=1, memory_available=1),
@@ -244,9 +246,17 @@ class FakeNodes:
         self.nodes = dict(nodes)
         self.asked: list[NodeId] = []
         self.requests: list[InferenceRequest] = []
+        self.can_leave: Callable[[], bool] = lambda: False
 
-    async def answer(self, record: NodeRecord, request: InferenceRequest, deliver: Deliver) -> Done:
+    async def answer(
+        self,
+        record: NodeRecord,
+        request: InferenceRequest,
+        deliver: Deliver,
+        can_leave: Callable[[], bool] = lambda: False,
+    ) -> Done:
         self.asked.append(record.id)
+        self.can_leave = can_leave
         self.requests.append(request)
         return await self.nodes[record.id].answer(request, deliver, HERE)
 
@@ -354,8 +364,10 @@ class FakeExchange:
         self.losses = losses or []
         self.streams: list[FakeStream] = []
 
-    async def open(self, node: NodeId, sealed: bytes, *, silence_seconds: float) -> FakeStream:
-        del silence_seconds
+    async def open(
+        self, node: NodeId, sealed: bytes, *, silence_seconds: float, can_leave: Callable[[], bool] | None = None
+    ) -> FakeStream:
+        del silence_seconds, can_leave
         stream = FakeStream(HERE, self.losses.pop(0) if self.losses else None)
         self.streams.append(stream)
         stream.task = asyncio.ensure_future(self.handlers[node](sealed, stream))  # pyright: ignore

@@ -11,12 +11,14 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from felloe.mesh.certificates import client_context, hub_tls_name
+from felloe.mesh.trust import read
 from networks import TINY_MODEL, Network, NodeProcess, free_ports, wait_for
 
 MARK = "zanzibar quetzal"
@@ -27,11 +29,11 @@ _READ = 65536
 class Recorder:
     """A TLS relay in front of the message server that keeps every byte of both directions."""
 
-    def __init__(self, hub: NodeProcess, port: int, target: int, root: str, name: str) -> None:
+    def __init__(self, hub: NodeProcess, port: int, target: int, issuers: str, name: str) -> None:
         self.seen: list[bytes] = []
         self._target = target
         self._name = name
-        self._client = client_context(root)
+        self._client = client_context(issuers)
         self._server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._server.load_cert_chain(hub.home.keys / "node.crt", hub.home.keys / "node.key")
         self._listener = socket.create_server(("127.0.0.1", port))
@@ -99,7 +101,8 @@ def spied(tmp_path: Path) -> Iterator[tuple[Network, Recorder]]:
         membership["nats_urls"] = [f"tls://127.0.0.1:{port}"]
         path.write_text(json.dumps(membership))
         name = hub_tls_name(membership["network"])
-        recorder = Recorder(network.hub, port, network.peer["mesh_port"], membership["root"], name)
+        trusted = read((asking.home.state / "trust.json").read_bytes())
+        recorder = Recorder(network.hub, port, network.peer["mesh_port"], trusted.issuers(time.time()), name)
         asking.start("up").wait_until_up()
         serving = network.prepare_spoke("serving")
         serving.start("join", "-", "--model", str(TINY_MODEL), stdin=token).wait_until_up()

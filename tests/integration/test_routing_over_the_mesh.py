@@ -8,26 +8,26 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from msgspec.structs import replace
 
 from felloe.domain.ids import NodeId, id_from_public_key
 from felloe.domain.ports import Deliver
 from felloe.domain.requests import Done, InferenceRequest, Piece
 from felloe.domain.roster import Member
-from felloe.host.processes import end, spawn
 from felloe.mesh.authority import NetworkAuthority
 from felloe.mesh.certificates import client_context, hub_tls_name
 from felloe.mesh.connection import Connection
 from felloe.mesh.credentials import sign_nonce
 from felloe.mesh.exchange import Exchange
-from felloe.mesh.nats_server import NatsServer, ServerSettings
+from felloe.mesh.nats_server import NatsServer
+from felloe.mesh.rotation import found
 from felloe.mesh.session import Login
 from felloe.privacy.sealing import SealingKeys, seal
 from felloe.routing.admission import Admission
 from felloe.routing.answering import AnsweringService
 from felloe.routing.remote import RemoteAnswers
 from felloe.routing.router import Router
+from mesh_servers import message_server, message_settings
 from routing_fakes import (
     MODEL,
     Death,
@@ -80,7 +80,7 @@ class Mesh:
             [f"tls://127.0.0.1:{self.server.port}"],
             node,
             login=lambda: Login(credential.user_token, partial(sign_nonce, key)),
-            tls=client_context(self.authority.root),
+            tls=client_context(self.authority.issuer),
             server_name=hub_tls_name(self.authority.network),
         )
         await connection.start(wait_seconds=10.0)
@@ -93,23 +93,10 @@ class Mesh:
 
 @pytest.fixture
 async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    authority = NetworkAuthority.create(time.time())
+    authority = found(time.time()).authority
     key = Ed25519PrivateKey.generate()
     credential = authority.issue(key.public_key().public_bytes_raw(), "hub", time.time(), addresses=["127.0.0.1"])
-    (tmp_path / "hub.pem").write_text(credential.certificate)
-    (tmp_path / "hub.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    settings = ServerSettings(
-        name="hub",
-        host="127.0.0.1",
-        port=0,
-        directory=tmp_path / "nats",
-        log=tmp_path / "nats.log",
-        certificate=tmp_path / "hub.pem",
-        key=tmp_path / "hub.key",
-        operator=authority.operator_token,
-        system_account=authority.system_account,
-    )
-    server = NatsServer(settings, accounts=lambda: authority.account_tokens(time.time(), {}), spawn=spawn, end=end)
+    server = message_server(authority, message_settings(authority, key, credential, tmp_path))
     await server.start()
     opened = Mesh(authority, server)
     try:

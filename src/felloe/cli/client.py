@@ -7,12 +7,14 @@ from typing import TypeVar
 import httpx
 import msgspec
 
-from felloe.console.messages import ErrorBody, Progress
+from felloe.console.hub_messages import ChangeStep
+from felloe.console.messages import DrainStep, ErrorBody, Progress
 from felloe.domain.errors import CATALOGUE, FelloeError
 from felloe.node.config import home_folder
 from felloe.node.home import Home
 
 Reply = TypeVar("Reply")
+Step = TypeVar("Step", Progress, DrainStep, ChangeStep)
 
 
 class OperatorClient:
@@ -31,7 +33,7 @@ class OperatorClient:
         """POST `message` to `path` and decode the answer as `kind`."""
         return self._call("POST", path, message, kind)
 
-    def follow(self, path: str, message: object) -> Iterator[Progress]:
+    def follow(self, path: str, message: object, kind: type[Step]) -> Iterator[Step]:
         """POST `message` and yield each step of the work; a failed step is raised."""
         try:
             with self._http.stream("POST", path, content=msgspec.json.encode(message)) as response:
@@ -39,7 +41,7 @@ class OperatorClient:
                     response.read()
                     raise _error_of(response)
                 for line in response.iter_lines():
-                    step = msgspec.json.decode(line, type=Progress)
+                    step = msgspec.json.decode(line, type=kind)
                     if step.error is not None:
                         raise FelloeError(step.error.code, step.error.detail)
                     yield step

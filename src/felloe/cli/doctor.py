@@ -3,23 +3,29 @@
 import sys
 
 from felloe.cli.client import OperatorClient
-from felloe.cli.output import EXIT_FAILED, JsonOption, print_json, print_table
+from felloe.cli.output import EXIT_FAILED, JsonOption, moment, print_json, print_table
+from felloe.console.hub_messages import HubsView
 from felloe.console.messages import Status
 from felloe.domain.errors import FelloeError
-from felloe.node.checks import Finding, run_checks
+from felloe.node.checks import run_checks
 from felloe.node.config import home_folder
+from felloe.node.findings import Finding
 from felloe.node.home import Home
+from felloe.node.hub_checks import hubs_finding
 
 
 def doctor(json: JsonOption = False) -> None:
-    """Check ports, clock, disk, keys and engine, and say what to do."""
+    """Check ports, clock, disk, keys, engine and hubs, and say what to do."""
     findings: list[Finding] = []
+    client = OperatorClient()
     try:
-        status = OperatorClient().ask("/status", Status)
+        status = client.ask("/status", Status)
     except FelloeError:
         status = None
     findings += run_checks(Home(home_folder()), running=status is not None)
     findings.append(_node_finding(status))
+    if status is not None:
+        findings.append(_hubs_finding(client))
     if json:
         print_json(findings)
     else:
@@ -33,5 +39,13 @@ def _node_finding(status: Status | None) -> Finding:
     if status is None:
         return Finding("node", "warning", "no node is running here", "Start it with `felloe up`.")
     if not status.connected:
-        return Finding("node", "failed", "the node reaches no hub", "Check the hub and the network between.")
+        detail = f"the node reaches no hub: it serves this machine only since {moment(status.alone_since)}"
+        return Finding("node", "failed", detail, "Check the hubs and the network between.")
     return Finding("node", "ok", f"{status.name} ({', '.join(status.roles)}) at {status.base_url}")
+
+
+def _hubs_finding(client: OperatorClient) -> Finding:
+    try:
+        return hubs_finding(client.ask("/hubs", HubsView))
+    except FelloeError as error:
+        return Finding("hubs", "warning", error.detail, error.spec.next_step)

@@ -7,15 +7,22 @@ import typer
 from felloe.cli import (
     chat,
     demo,
+    demote,
     doctor,
+    drain,
+    hubs,
     invite,
     join,
     key,
     leave,
     load,
     models,
+    promote,
     ps,
     pull,
+    revoke,
+    root,
+    rotate,
     unload,
     up,
     upstream,
@@ -46,13 +53,20 @@ def create_app() -> typer.Typer:
     app.command("join")(join.join)
     app.command("leave")(leave.leave)
     app.command("ps")(ps.ps)
+    app.command("hubs")(hubs.hubs)
+    app.command("promote")(promote.promote)
+    app.command("demote")(demote.demote)
     app.command("models")(models.models)
     app.command("pull")(pull.pull)
     app.command("load")(load.load)
     app.command("unload")(unload.unload)
+    app.command("drain")(drain.drain)
     app.command("chat")(chat.chat)
     app.add_typer(key.app, name="key")
     app.add_typer(upstream.app, name="upstream")
+    app.command("revoke")(revoke.revoke)
+    app.command("rotate")(rotate.rotate)
+    app.add_typer(root.app, name="root")
     app.command("doctor")(doctor.doctor)
     app.command("demo")(demo.demo)
     app.command("version")(version.version)

@@ -17,7 +17,9 @@ EXIT_FAILED = 1
 EXIT_NOT_RUNNING = 3
 EXIT_REFUSED = 4
 EXIT_INTERRUPTED = 130
-_REFUSALS = frozenset({"forbidden", "token_refused", "wrong_network", "bad_token", "invalid_api_key"})
+_REFUSALS = frozenset(
+    {"forbidden", "token_refused", "wrong_network", "bad_token", "bad_passphrase", "invalid_api_key", "version_refused"}
+)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -45,6 +47,12 @@ def say(text: str) -> None:
     """One line on standard output."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def warn(text: str) -> None:
+    """One line on standard error that a person should heed."""
+    console = Console(stderr=True, highlight=False)
+    console.print(Text("note: ", style="bold yellow") + Text(text), soft_wrap=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -4,13 +4,13 @@ import time
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.text import Text
 
 from felloe.cli.client import OperatorClient
-from felloe.cli.output import JsonOption, print_json, size, table
-from felloe.console.messages import MemberRow
+from felloe.cli.output import JsonOption, moment, print_json, size, table
+from felloe.console.messages import MemberRow, Status
 from felloe.domain.hardware import Hardware
 
 _COLUMNS = ["NODE", "ID", "ROLES", "STATE", "HARDWARE", "MODELS", "LOAD", "VERSION"]
@@ -23,8 +23,10 @@ def ps(
     """Show the nodes of the network: roles, hardware, models, load."""
     client = OperatorClient()
     if not watch:
-        members = client.ask("/members", list[MemberRow])
-        print_json(members) if json else Console(highlight=False).print(_table(members))
+        if json:
+            print_json(client.ask("/members", list[MemberRow]))
+        else:
+            Console(highlight=False).print(_picture(client))
     elif json:
         _watch_json(client)
     else:
@@ -40,13 +42,22 @@ def _watch_json(client: OperatorClient) -> None:
 def _watch_table(client: OperatorClient) -> None:
     with Live(console=Console(highlight=False), screen=False, auto_refresh=False) as live:
         while True:
-            live.update(_table(client.ask("/members", list[MemberRow])), refresh=True)
+            live.update(_picture(client), refresh=True)
             time.sleep(1)
 
 
-def _table(members: list[MemberRow]) -> Table:
+def _picture(client: OperatorClient) -> Group:
+    """The table, and beneath it what its cells have no room for."""
+    members, status = client.ask("/members", list[MemberRow]), client.ask("/status", Status)
     ordered = sorted(members, key=lambda member: (member.record.roles, member.record.name))
-    return table(_COLUMNS, [_row(member) for member in ordered])
+    lines = [
+        f"{member.record.name}: {model}: {reason}"
+        for member in ordered
+        for model, reason in sorted(member.problems.items())
+    ]
+    if status.alone_since:
+        lines.append(f"no hub: serving this machine only since {moment(status.alone_since)}")
+    return Group(table(_COLUMNS, [_row(member) for member in ordered]), *map(Text, lines))
 
 
 def _row(member: MemberRow) -> list[str]:
@@ -59,12 +70,12 @@ def _row(member: MemberRow) -> list[str]:
     return [
         record.name + (" *" if member.this else ""),
         record.id[:8],
-        ",".join(record.roles),
+        ",".join(record.roles) + (" (leads)" if member.leads else ""),
         "draining" if member.alive and load.draining else state,
         _hardware(record.hardware),
         models or "-",
         f"{active} active, {waiting} waiting",
-        record.version,
+        member.note or record.version,
     ]
 
 

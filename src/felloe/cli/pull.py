@@ -19,7 +19,7 @@ def pull(
     json: JsonOption = False,
 ) -> None:
     """Take a model file into this node's store: checked, hashed, copied."""
-    steps = OperatorClient().follow("/models/pull", PullRequest(str(file.expanduser().absolute()), name))
+    steps = OperatorClient().follow("/models/pull", PullRequest(str(file.expanduser().absolute()), name), Step)
     if json:
         import msgspec
 

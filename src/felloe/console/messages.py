@@ -7,7 +7,7 @@ from felloe.domain.roster import Load, NodeRecord
 
 
 class Status(Struct, frozen=True, kw_only=True):
-    """This node in short."""
+    """This node in short. `alone_since` says since when it has had no hub; 0 while it has one."""
 
     node: str
     name: str
@@ -22,16 +22,24 @@ class Status(Struct, frozen=True, kw_only=True):
     started_at: float
     key_required: bool
     credential_expires_at: float
+    alone_since: float = 0.0
 
 
 class MemberRow(Struct, frozen=True, kw_only=True):
-    """A node of the network as this node sees it. `silent_seconds` is the time since it last spoke."""
+    """A node of the network as this node sees it. `silent_seconds` is the time since it last spoke.
+
+    `note` says why this node asks nothing of it, for example `version 0.4.0: too old`. `leads`: it is the leading hub,
+    which only hubs know. `problems`: why models are not ready that should be; each node knows its own.
+    """
 
     record: NodeRecord
     load: Load
     alive: bool
     this: bool
     silent_seconds: float
+    note: str = ""
+    leads: bool = False
+    problems: dict[str, str] = {}
 
 
 class ModelRow(Struct, frozen=True, kw_only=True):
@@ -79,6 +87,26 @@ class UnloadRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     drain_seconds: float = 30.0
+
+
+class DrainRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Let a node finish what it runs, at most `timeout_seconds` long, then stop it. An empty `node` is this one."""
+
+    node: str = ""
+    timeout_seconds: float = 300.0
+
+
+class DrainStep(Struct, frozen=True, omit_defaults=True):
+    """How far a drain has come: answers that still run. The last step has `ended` or `error`.
+
+    `only_here` names models that no other node serves now; `node` the node that drains, when it is not this one.
+    """
+
+    running: int = 0
+    only_here: tuple[str, ...] = ()
+    ended: bool = False
+    node: str = ""
+    error: "ErrorBody | None" = None
 
 
 class InvitationRequest(Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from felloe.console.hub_messages import ChangeStep
+from felloe.console.hub_operator import HubOperations, RootOperations, network_table
 from felloe.console.messages import (
+    DrainRequest,
+    DrainStep,
     ErrorBody,
     InvitationCreated,
     InvitationRequest,
@@ -40,11 +44,16 @@ from felloe.domain.roster import Replica
 
 logger = logging.getLogger(__name__)
 _MOST_BODY_BYTES = 64 * 1024
+Step = type[Progress] | type[DrainStep] | type[ChangeStep]
 
 
 class Operations(Protocol):
     """Everything that the owner of a node can see and do."""
 
+    @property
+    def hubs(self) -> HubOperations: ...
+    @property
+    def root(self) -> RootOperations: ...
     async def status(self) -> Status: ...
     async def members(self) -> list[MemberRow]: ...
     async def models(self) -> list[ModelRow]: ...
@@ -52,6 +61,7 @@ class Operations(Protocol):
     async def remove(self, request: NameRequest) -> Nothing: ...
     async def load(self, request: LoadRequest) -> Replica: ...
     async def unload(self, request: UnloadRequest) -> Nothing: ...
+    def drain(self, request: DrainRequest) -> AsyncGenerator[DrainStep, None]: ...
     async def invite(self, request: InvitationRequest) -> InvitationCreated: ...
     async def invitations(self) -> list[InvitationRow]: ...
     async def withdraw_invitation(self, request: NameRequest) -> Nothing: ...
@@ -66,7 +76,8 @@ class Operations(Protocol):
 
 def create_operator_app(operations: Operations) -> Starlette:
     """The ASGI application; errors of the catalogue become their status with an `ErrorBody`."""
-    asked: dict[str, Callable[[], Awaitable[Any]]] = {
+    network = network_table(operations.hubs, operations.root)
+    asked: dict[str, Callable[[], Awaitable[Any]]] = network.asked | {
         "/status": operations.status,
         "/members": operations.members,
         "/models": operations.models,
@@ -74,7 +85,7 @@ def create_operator_app(operations: Operations) -> Starlette:
         "/keys": operations.keys,
         "/upstreams": operations.upstreams,
     }
-    told: dict[str, tuple[Any, Callable[[Any], Awaitable[Any]]]] = {
+    told: dict[str, tuple[Any, Callable[[Any], Awaitable[Any]]]] = network.told | {
         "/models/remove": (NameRequest, operations.remove),
         "/models/load": (LoadRequest, operations.load),
         "/models/unload": (UnloadRequest, operations.unload),
@@ -85,9 +96,13 @@ def create_operator_app(operations: Operations) -> Starlette:
         "/upstreams/add": (UpstreamRequest, operations.add_upstream),
         "/upstreams/remove": (NameRequest, operations.remove_upstream),
     }
+    followed: dict[str, tuple[Any, Callable[[Any], AsyncGenerator[Any, None]], Step]] = network.followed | {
+        "/models/pull": (PullRequest, operations.pull, Progress),
+        "/drain": (DrainRequest, operations.drain, DrainStep),
+    }
     routes = [Route(path, _asking(operation), methods=["GET"]) for path, operation in asked.items()]
     routes += [Route(path, _telling(kind, act), methods=["POST"]) for path, (kind, act) in told.items()]
-    routes.append(Route("/models/pull", _pulling(operations), methods=["POST"]))
+    routes += [Route(path, _following(*row), methods=["POST"]) for path, row in followed.items()]
     routes.append(Route("/stop", _asking(operations.stop), methods=["POST"]))
     return Starlette(routes=routes, exception_handlers={FelloeError: _refused, HTTPException: _http, Exception: _bug})
 
@@ -106,21 +121,25 @@ def _telling(kind: Any, act: Callable[[Any], Awaitable[Any]]) -> Callable[[Reque
     return endpoint
 
 
-def _pulling(operations: Operations) -> Callable[[Request], Awaitable[Response]]:
+def _following(
+    kind: Any, act: Callable[[Any], AsyncGenerator[Any, None]], step: Step
+) -> Callable[[Request], Awaitable[Response]]:
+    """Long work: each step goes out as one line of JSON, and a failure as the last `step`, with its `error`."""
+
     async def endpoint(request: Request) -> Response:
-        wanted: PullRequest = await _decoded(request, PullRequest)
-        return StreamingResponse(_lines(operations.pull(wanted)), media_type="application/x-ndjson")
+        wanted = await _decoded(request, kind)
+        return StreamingResponse(_lines(act(wanted), step), media_type="application/x-ndjson")
 
     return endpoint
 
 
-async def _lines(steps: AsyncGenerator[Progress, None]) -> AsyncIterator[bytes]:
+async def _lines(steps: AsyncGenerator[Any, None], kind: Step) -> AsyncIterator[bytes]:
     try:
         async with aclosing(steps):
             async for step in steps:
                 yield msgspec.json.encode(step) + b"\n"
     except FelloeError as error:
-        yield msgspec.json.encode(Progress(error=ErrorBody(error.code, error.detail))) + b"\n"
+        yield msgspec.json.encode(kind(error=ErrorBody(error.code, error.detail))) + b"\n"
 
 
 async def _decoded(request: Request, kind: Any) -> Any:

@@ -62,6 +62,9 @@ CATALOGUE: dict[str, ErrorSpec] = {
     "home_in_use": ErrorSpec(
         500, Fault.NODE, "server_error", "Stop the other `felloe`, or choose another FELLOE_HOME."
     ),
+    "already_running": ErrorSpec(
+        500, Fault.NODE, "server_error", "Stop the other one, or `felloe leave` here and join anew."
+    ),
     "bad_state": ErrorSpec(500, Fault.NODE, "server_error", "Restore the named file from a backup or remove it."),
     "bad_config": ErrorSpec(500, Fault.NODE, "server_error", "Correct the named setting."),
     "not_running": ErrorSpec(503, Fault.NODE, "server_error", "Start the node with `felloe up`."),
@@ -69,14 +72,25 @@ CATALOGUE: dict[str, ErrorSpec] = {
     # the network
     "no_replica": ErrorSpec(503, Fault.NETWORK, "overloaded_error", "Wait until a node serves the model again."),
     "replica_lost": ErrorSpec(503, Fault.NETWORK, "server_error", "Send the request again."),
+    "line_lost": ErrorSpec(503, Fault.NETWORK, "server_error", "Send the request again."),
     "resume_diverged": ErrorSpec(502, Fault.NETWORK, "server_error", "Send the request again."),
     "deadline_exceeded": ErrorSpec(504, Fault.NETWORK, "timeout_error", "Allow more time or ask for fewer tokens."),
     "unsealed": ErrorSpec(400, Fault.NETWORK, _BAD, "Fetch the node's current sealing key and seal again."),
     "replayed": ErrorSpec(409, Fault.NETWORK, _BAD, "Seal the request anew."),
     "network_unreachable": ErrorSpec(503, Fault.NETWORK, "server_error", "Check that a hub is up and can be dialled."),
+    "not_leader": ErrorSpec(503, Fault.NETWORK, "server_error", "Try again in some seconds; another hub leads now."),
+    "node_unreachable": ErrorSpec(
+        503, Fault.NETWORK, "server_error", "Start the node, open its ports, then try again."
+    ),
+    "quorum_at_risk": ErrorSpec(409, Fault.CALLER, _BAD, "Promote another node first, or bring the missing hubs back."),
     "bad_token": ErrorSpec(400, Fault.CALLER, _BAD, "Copy the whole token again, or ask for a new one."),
     "token_refused": ErrorSpec(403, Fault.CALLER, _BAD, "Ask for a new token with `felloe invite`."),
     "wrong_network": ErrorSpec(403, Fault.NETWORK, _BAD, "Check the hub's address; it is not the token's network."),
+    "trust_refused": ErrorSpec(
+        403, Fault.NETWORK, _BAD, "Look at the hub that offered it; this node keeps the trust list that it has."
+    ),
+    "bad_passphrase": ErrorSpec(403, Fault.CALLER, _BAD, "Type the passphrase that the root was exported with."),
+    "version_refused": ErrorSpec(403, Fault.NETWORK, _BAD, "Update the older side; see docs/upgrades.md."),
     # another program
     "upstream_failed": ErrorSpec(502, Fault.UPSTREAM, "server_error", "Look at the upstream server's own log."),
     "upstream_refused": ErrorSpec(400, Fault.UPSTREAM, _BAD, "Correct what the upstream server names."),

@@ -31,11 +31,25 @@ class Load(Struct, frozen=True, array_like=True):
     draining: bool = False
 
 
+class Endpoints(Struct, frozen=True, kw_only=True):
+    """Where other nodes could dial this one as a hub: host names or addresses, and the TCP ports there.
+
+    `peer` takes joins and renewals over HTTPS, `mesh` message clients, `route` the other hubs' message servers;
+    `state` and the port after it take the other hubs' state servers.
+    """
+
+    hosts: tuple[str, ...]
+    peer: int
+    mesh: int
+    route: int
+    state: int
+
+
 class NodeRecord(Struct, frozen=True, kw_only=True):
     """What a node says about itself; it signs the encoded record with its node key.
 
     `sealing_config` is an OHTTP key configuration (RFC 9458 section 3). `issued_at` is in Unix seconds; a later
-    record replaces an earlier one of the same node.
+    record replaces an earlier one of the same node. `endpoints` is None on a node that will not be a hub.
     """
 
     id: NodeId
@@ -48,6 +62,7 @@ class NodeRecord(Struct, frozen=True, kw_only=True):
     replicas: tuple[Replica, ...]
     started_at: float
     issued_at: float
+    endpoints: Endpoints | None = None
 
 
 class Member(Struct, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ class _UpstreamModel:
         self._upstream = upstream
         self._model = as_model(listed)
         self.state: ReplicaState = "ready"
+        self.problem = ""
 
     @property
     def replica(self) -> Replica:
@@ -73,6 +74,7 @@ class Attached:
                 _log.warning("%s", error.detail)
             for model in self._mine.values():
                 model.state = "failed"
+                model.problem = error.detail
         else:
             self._take_over(listed)
         if self.replicas() != before:
@@ -87,6 +89,7 @@ class Attached:
         for name, model in wanted.items():
             if name in self._mine:
                 self._mine[name].state = "ready"
+                self._mine[name].problem = ""
             elif name in self._served:
                 _log.info("the upstream %s lists %s, which is served here already", self._upstream.name, name)
             else:

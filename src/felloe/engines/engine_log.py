@@ -23,8 +23,8 @@ class EngineLog:
         try:
             if os.fstat(self._descriptor).st_size + len(data) > self._limit:
                 self.path.replace(self.path.with_name(self.path.name + ".1"))
-                os.close(self._descriptor)
-                self._descriptor = self._open()
+                full, self._descriptor = self._descriptor, self._open()
+                os.close(full)
             os.write(self._descriptor, data)
         except OSError:
             return

@@ -113,12 +113,18 @@ class HttpClient:
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
         self._closed = False
+        self._reads_before = 0
         host = "localhost" if isinstance(address, UnixAddress) else _host_header(address)
         fixed = {"host": host, "accept-encoding": "identity", **(headers or {})}
         for name, value in fixed.items():
             if any(character in value for character in "\r\n\0"):
                 raise ValueError(f"the header {name} holds a control character")
         self._fixed = "".join(f"{name}: {value}\r\n" for name, value in fixed.items()).encode("latin-1")
+
+    @property
+    def reads(self) -> int:
+        """How often anything came from the server so far; it grows with every sign of life."""
+        return self._reads_before + sum(connection.reads for connection in self._busy)
 
     async def request(
         self,
@@ -188,7 +194,9 @@ class HttpClient:
 
     def take_back(self, connection: Connection, reuse: bool) -> None:
         """Pool a connection whose exchange is complete, end any other."""
-        self._busy.discard(connection)
+        if connection in self._busy:
+            self._busy.remove(connection)
+            self._reads_before += connection.reads
         connection.rest()
         transport = connection.transport
         if transport is None:

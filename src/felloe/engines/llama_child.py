@@ -86,7 +86,7 @@ def _parameters(options: ChildOptions) -> Any:
     parameters.model_alias = {options.alias}
     parameters.n_ctx = options.context
     parameters.n_parallel = options.slots
-    # Small batches: a cancelled prompt is given up and a health probe answered between two of them.
+    # Small batches: a cancelled prompt is given up between two of them, and only then is any progress told.
     batch = min(_EMBEDDING_TOKENS, options.context // options.slots) if options.embedding else _BATCH_TOKENS
     # A batch that the slots do not divide evenly aborts the engine when it pools embeddings.
     parameters.n_batch = parameters.n_ubatch = -(-max(batch, _BATCH_TOKENS) // options.slots) * options.slots
@@ -112,7 +112,7 @@ def _parameters(options: ChildOptions) -> Any:
     parameters.ui = False
     parameters.cors_origins = "http://localhost.invalid"
     parameters.endpoint_slots = False  # it would show prompts
-    parameters.endpoint_metrics = True  # answered by the loop that also decodes, so it tells whether that loop lives
+    parameters.endpoint_metrics = True  # counts batches, so it tells whether anything is decoded
     return parameters
 
 

@@ -13,20 +13,30 @@ from felloe.domain.ports import Deliver
 from felloe.domain.requests import Done, InferenceRequest, Piece
 from felloe.domain.roster import Replica, ReplicaState
 from felloe.engines import llama_api
-from felloe.engines.http_client import HttpClient
+from felloe.engines.crashes import CrashHistory
+from felloe.engines.http_client import HttpClient, HttpError
 from felloe.engines.llama import RunningEngine, llama_answer
 from felloe.engines.llama_api import Properties
 from felloe.engines.options import DEFAULT_CONTEXT_LIMIT, ChildOptions, EngineOptions
 from felloe.engines.rules import RestartPolicy
 from felloe.engines.supervisor import Supervisor
+from felloe.engines.suspects import Suspects
 
 _MAGIC = b"GGUF"
 _PROPERTIES_SECONDS = 30.0
-_STATES: dict[str, ReplicaState] = {"starting": "starting", "ready": "ready", "failed": "failed", "stopped": "failed"}
+_WAIT_SECONDS = 15.0
+_SUSPICIOUS_CRASHES = 2
+_STATES: dict[str, ReplicaState] = {
+    "starting": "starting",
+    "ready": "ready",
+    "draining": "draining",
+    "failed": "failed",
+    "stopped": "failed",
+}
 
 
 class LlamaReplica:
-    """Answers requests with one model; `start` before, `stop` after."""
+    """Answers requests with one model; `start` before, `stop` after. `idle` is set while it answers none."""
 
     def __init__(
         self,
@@ -38,6 +48,8 @@ class LlamaReplica:
         log_path: Path,
         clock: Callable[[], float],
         policy: RestartPolicy,
+        history: CrashHistory,
+        idle: asyncio.Event,
         on_change: Callable[[], None],
     ) -> None:
         embedding = options.embedding or "embedding" in model.capabilities
@@ -49,6 +61,8 @@ class LlamaReplica:
         self._context = options.context or min(model.context or DEFAULT_CONTEXT_LIMIT, DEFAULT_CONTEXT_LIMIT)
         self._properties: Properties | None = None
         self._catching_up = asyncio.Lock()
+        self._crashes = history.record(model.digest or model.name)
+        self._suspects = Suspects(policy.crash_window, clock)
         child = ChildOptions(
             model=str(path),
             context=self._context * self._slots,
@@ -62,24 +76,49 @@ class LlamaReplica:
         self.supervisor = Supervisor(
             model.name,
             child,
+            self,
             socket_path=socket_path,
             log_path=log_path,
             clock=clock,
+            stamp=history.stamp,
             policy=policy,
-            prepare=self._read_properties,
+            crashes=self._crashes,
+            idle=idle,
+            memory_limit=options.memory_limit,
             on_change=on_change,
         )
 
-    async def _read_properties(self, client: HttpClient) -> None:
+    async def prepare(self, client: HttpClient) -> None:
+        """Read what a new child says about itself."""
         self._properties = await llama_api.properties(client, _PROPERTIES_SECONDS)
 
-    async def start(self) -> None:
-        """Raises `bad_model_file` or `engine_start_failed`, naming the file."""
+    def buried(self, *, blame_requests: bool) -> None:
+        """A child is gone; with `blame_requests` one of those that it had may be why."""
+        self._suspects.engine_buried(blame=blame_requests)
+
+    async def start(self, *, forgive: bool) -> None:
+        """Raises `bad_model_file` or `engine_start_failed`, naming the file.
+
+        With `forgive` earlier crashes count no more; without it a model in quarantine stays there and is not started.
+        """
+        if forgive:
+            await self._crashes.forgive()
+        elif self._crashes.quarantine:
+            self.supervisor.stay_down(self._crashes.quarantine)
+            return
         _check_magic(self._path)
         await self.supervisor.start()
 
     async def stop(self) -> None:
         await self.supervisor.stop()
+
+    async def forgive(self) -> None:
+        """The owner takes the model away: its crashes count no more."""
+        await self._crashes.forgive()
+
+    @property
+    def problem(self) -> str:
+        return self.supervisor.problem
 
     @property
     def replica(self) -> Replica:
@@ -93,11 +132,13 @@ class LlamaReplica:
         )
 
     async def answer(self, request: InferenceRequest, deliver: Deliver) -> Done:
-        """Waits for the engine while it starts again, within the request's deadline.
+        """Answer on the running child; what it breaks off is `replica_lost` and may go on elsewhere.
 
-        An engine that was gone before it began to answer is waited for once; later the answer is `replica_lost`.
+        A request that its child never got, because it was gone before, waits a little for the next one. A request that
+        a child did get is not tried on the next: it may be what ended the first.
         """
         ends_at = monotonic() + request.deadline
+        self._refuse_suspect(request)
         begun = False
 
         def begin(piece: Piece) -> Awaitable[None] | None:
@@ -105,14 +146,26 @@ class LlamaReplica:
             begun = True
             return deliver(piece)
 
-        client = await self.supervisor.client(max(0.001, ends_at - monotonic()))
+        client = await self._client(ends_at)
         try:
             return await self._answer_with(client, request, begin, ends_at)
         except FelloeError as error:
-            if error.code != "replica_lost" or begun or not await self.supervisor.replaced(client):
+            kind = error.__cause__.kind if isinstance(error.__cause__, HttpError) else None
+            if kind in ("broken", "timeout") and not begun:
+                self._suspects.broken_off(request)
+            if kind != "connect" or begun or not await self.supervisor.replaced(client):
                 raise
-        client = await self.supervisor.client(max(0.001, ends_at - monotonic()))
+        client = await self._client(ends_at)
         return await self._answer_with(client, request, deliver, ends_at)
+
+    def _refuse_suspect(self, request: InferenceRequest) -> None:
+        crashes = self._suspects.crashes(request)
+        if crashes >= _SUSPICIOUS_CRASHES:
+            detail = f"the engine of {self._model.name} crashed {crashes} times while it answered this very request"
+            raise FelloeError("engine_failed", detail)
+
+    async def _client(self, ends_at: float) -> HttpClient:
+        return await self.supervisor.client(min(_WAIT_SECONDS, max(0.001, ends_at - monotonic())))
 
     async def _answer_with(
         self, client: HttpClient, request: InferenceRequest, deliver: Deliver, ends_at: float

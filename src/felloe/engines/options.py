@@ -16,7 +16,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
 
     `context` is what ONE slot holds, in tokens; 0 means the model's own, at most 8,192. `slots` requests are answered
     at once. `threads` 0 means every core that this process may use. `gpu_layers` -1 means as many as fit.
-    `embedding` makes the engine answer embeddings too, beside chat and completions.
+    `embedding` makes the engine answer embeddings too, beside chat and completions. `memory_limit` is how many bytes
+    the engine's process may hold, without the model file, before it is started anew; 0 derives it from its start.
     """
 
     context: int = 0
@@ -25,6 +26,7 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     gpu_layers: int = -1
     kv_type: KvType = "f16"
     embedding: bool = False
+    memory_limit: int = 0
 
 
 class Upstream(Struct, frozen=True, kw_only=True):

@@ -1,8 +1,11 @@
-"""Decisions about engine processes: when to start again, when to give up, what went wrong, what a log may hold."""
+"""Decisions about engine processes: start again or give up, dead or busy, what went wrong, what a log may hold."""
 
 import hashlib
 import re
+import signal
+import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -10,18 +13,31 @@ from felloe.domain.errors import FelloeError
 
 
 class RestartPolicy(Struct, frozen=True, kw_only=True):
-    """How patient a supervisor is; all times in seconds.
+    """How patient a supervisor is; all times in seconds, memory in bytes.
 
-    `crashes_allowed` within `crash_window` are answered by a restart, one more by quarantine.
+    `crashes_allowed` within `crash_window` are answered by a restart, one more by quarantine; `starts_allowed` starts
+    in a row may fail. A child is looked at every `probe_every` seconds and has `probe_seconds` for each of two answers.
+    It hangs when it was deaf for `deaf_after`, or when it has work and finished no batch for `hung_after`, which is
+    longer than a request is allowed by default. A watcher that comes `late_after` too late was asleep itself and counts
+    anew. A child leaks that grew beyond `memory_factor` times its size at the start and `memory_allowance`; its answers
+    have `drain_limit` to end.
     """
 
     first_delay: float = 0.5
     longest_delay: float = 30.0
-    crashes_allowed: int = 5
-    crash_window: float = 300.0
+    crashes_allowed: int = 2
+    crash_window: float = 600.0
+    starts_allowed: int = 10
     start_limit: float = 600.0
     probe_every: float = 5.0
-    hung_after: float = 120.0
+    probe_seconds: float = 2.0
+    deaf_after: float = 20.0
+    hung_after: float = 900.0
+    late_after: float = 5.0
+    memory_every: float = 30.0
+    memory_factor: float = 2.0
+    memory_allowance: int = 512 * 1024 * 1024
+    drain_limit: float = 60.0
 
 
 class Restart(Struct, frozen=True):
@@ -31,27 +47,137 @@ class Restart(Struct, frozen=True):
 
 
 class Quarantine(Struct, frozen=True):
-    """Do not start again until the owner loads the model anew."""
+    """Do not start again until the owner loads the model anew; `times` is how often it failed."""
 
-    crashes: int
+    times: int
 
 
 def after_crash(crashes: Sequence[float], now: float, policy: RestartPolicy, random: float) -> Restart | Quarantine:
-    """What to do after the newest crash; `crashes` are the times of all of them, `random` is in [0, 1).
-
-    The delay doubles with every recent crash and is spread by up to a quarter, so that engines of one machine that
-    died together do not load together.
-    """
+    """What to do after the newest crash; `crashes` are the times of all of them, `random` is in [0, 1)."""
     recent = sum(1 for at in crashes if now - at <= policy.crash_window)
-    if recent > policy.crashes_allowed:
-        return Quarantine(recent)
-    delay = min(policy.longest_delay, policy.first_delay * 2.0 ** (max(recent, 1) - 1))
-    return Restart(delay * (0.75 + 0.25 * random))
+    return Quarantine(recent) if recent > policy.crashes_allowed else Restart(_delay(recent, policy, random))
 
 
-def is_hung(last_answer: float, now: float, policy: RestartPolicy) -> bool:
-    """Whether an engine that last answered a probe at `last_answer` must be taken for hung."""
-    return now - last_answer > policy.hung_after
+def after_failed_start(failures: int, code: str, policy: RestartPolicy, random: float) -> Restart | Quarantine:
+    """What to do after `failures` starts in a row failed, the last with the error `code`.
+
+    A damaged file will not mend itself; memory that another program holds may come free.
+    """
+    if code == "bad_model_file" or failures > policy.starts_allowed:
+        return Quarantine(failures)
+    return Restart(_delay(failures, policy, random))
+
+
+def _delay(failures: int, policy: RestartPolicy, random: float) -> float:
+    """It doubles with every failure and is spread by up to a quarter.
+
+    So engines of one machine that died together do not load together.
+    """
+    delay = min(policy.longest_delay, policy.first_delay * 2.0 ** min(max(failures, 1) - 1, 64))
+    return delay * (0.75 + 0.25 * random)
+
+
+class Work(NamedTuple):
+    """What a child says of its work: requests that it has, batches that it has finished since it started."""
+
+    requests: int
+    batches: int
+
+
+_COUNT = re.compile(r"^llamacpp:(requests_processing|n_decode_total) (\d{1,18})(?:\.\d+)?$", re.M)
+
+
+def read_work(metrics: bytes) -> Work | None:
+    """From the child's /metrics; None when they do not tell."""
+    found = dict(_COUNT.findall(metrics.decode(errors="replace")))
+    if len(found) < 2:
+        return None
+    return Work(int(found["requests_processing"]), int(found["n_decode_total"]))
+
+
+def stands_still(before: Work | None, now: Work | None) -> bool:
+    """Whether a child with work has finished no batch between two looks."""
+    return before is not None and now is not None and now.requests > 0 and now.batches == before.batches
+
+
+class Signs(NamedTuple):
+    """What one look at a child showed: whether anything came from it, and whether its work moves or it has none."""
+
+    alive: bool
+    decoding: bool
+
+
+class Pulse(Struct, frozen=True):
+    """For how many seconds a child gave no sign of life, and none of progress."""
+
+    deaf_for: float = 0.0
+    stuck_for: float = 0.0
+
+
+def after_look(pulse: Pulse, elapsed: float, signs: Signs, policy: RestartPolicy) -> Pulse:
+    """The pulse after a look that ended `elapsed` seconds after the one before it.
+
+    A watcher that was late itself (the machine slept, this process was stopped) knows nothing about the time between.
+    """
+    if elapsed > policy.probe_every + 2 * policy.probe_seconds + policy.late_after:
+        return Pulse()
+    return Pulse(
+        0.0 if signs.alive or signs.decoding else pulse.deaf_for + elapsed,
+        0.0 if signs.decoding else pulse.stuck_for + elapsed,
+    )
+
+
+def hang(pulse: Pulse, policy: RestartPolicy) -> str | None:
+    """Why the child must be taken for hung; None while it need not.
+
+    A long prefill is no hang: meanwhile the process answers, and each of its batches counts as progress.
+    """
+    if pulse.deaf_for > policy.deaf_after:
+        return f"it gave no sign of life for {pulse.deaf_for:.0f} s"
+    if pulse.stuck_for > policy.hung_after:
+        return f"it had work and finished no part of it for {pulse.stuck_for:.0f} s"
+    return None
+
+
+def memory_bound(at_start: int, limit: int, leaks: int, policy: RestartPolicy) -> int:
+    """How many bytes a child may hold that held `at_start` when it was ready; the owner's `limit` comes first.
+
+    After each restart for its size the bound doubles, four times at most: what grows so far and no further is no leak.
+    """
+    return limit or (int(policy.memory_factor * at_start) + policy.memory_allowance) << min(leaks, 2)
+
+
+def must_shed(held: int, bound: int, idle: bool) -> bool:
+    """Whether a child that holds so many bytes is started anew now: when idle at once, else when half as much over."""
+    return held > (bound if idle else bound + bound // 2)
+
+
+def death(exit_code: int | None) -> str:
+    """How a process ended, in words."""
+    if exit_code is None or exit_code >= 0:
+        return f"it ended by itself with exit code {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = "unknown"
+    hint = ", perhaps because memory was short" if name == "SIGKILL" else ""
+    return f"it was killed by signal {-exit_code} ({name}){hint}"
+
+
+def may_blame_request(exit_code: int | None) -> bool:
+    """Whether an end by itself with this code may come from a request; who sends SIGKILL or SIGTERM stands outside."""
+    return exit_code not in (-signal.SIGKILL, -signal.SIGTERM) if sys.platform != "win32" else True
+
+
+def last_words(lines: Sequence[str]) -> str:
+    """The last line of an engine's log that says something, as a part of a reason; else nothing."""
+    last = next((_reason(line) for line in reversed(lines) if line.strip() and "[left out" not in line), "")
+    return f"; its log ends: {last}" if last else ""
+
+
+def quarantine_reason(name: str, crashes: int, window: float, last: str) -> str:
+    """What to tell the owner of a model that killed its engine too often; `last` says when and how."""
+    return f"the engine of {name} crashed {crashes} times within {window / 60:g} minutes, the last time {last}"
 
 
 def derived_seed(*parts: str | int) -> int:

@@ -15,17 +15,22 @@ class Engine(Answers, Protocol):
     @property
     def replica(self) -> Replica: ...
 
+    @property
+    def problem(self) -> str:
+        """Why it is not ready although it should be; empty when there is nothing to say."""
+        ...
+
     async def stop(self) -> None: ...
 
 
 class Served:
-    """An engine and what this node is doing with it."""
+    """An engine and what this node is doing with it. `idle` is set while it answers nothing."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, idle: asyncio.Event | None = None) -> None:
         self.engine = engine
         self.active = 0
         self.draining = False
-        self.idle = asyncio.Event()
+        self.idle = idle or asyncio.Event()
         self.idle.set()
 
     def begin(self) -> None:

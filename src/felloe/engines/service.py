@@ -15,6 +15,7 @@ from felloe.domain.ports import Deliver
 from felloe.domain.requests import Done, InferenceRequest
 from felloe.domain.roster import Replica
 from felloe.engines.attachment import Attached
+from felloe.engines.crashes import CrashHistory
 from felloe.engines.llama_replica import LlamaReplica
 from felloe.engines.options import EngineOptions, Upstream
 from felloe.engines.rules import RestartPolicy
@@ -23,7 +24,10 @@ from felloe.host.files import make_private_directory
 
 
 class Engines:
-    """Implements `domain.ports.Replicas`. `clock` counts seconds and never goes back; `cores` 0 means all usable."""
+    """Implements `domain.ports.Replicas`. `clock` counts seconds and never goes back; `cores` 0 means all usable.
+
+    `crashes_path` is the file that remembers which models killed their engines; without it, it lies in `state_folder`.
+    """
 
     def __init__(
         self,
@@ -33,12 +37,15 @@ class Engines:
         clock: Callable[[], float],
         cores: int = 0,
         policy: RestartPolicy | None = None,
+        crashes_path: Path | None = None,
     ) -> None:
         self._state_folder = state_folder
         self._log_folder = log_folder
         self._clock = clock
         self._cores = cores
         self._policy = policy or RestartPolicy()
+        crashes_path = crashes_path or state_folder / "engine-crashes.json"
+        self._history = CrashHistory(crashes_path, self._policy.crash_window, clock=clock)
         self._served: dict[ModelName, Served] = {}
         self._attached: dict[str, Attached] = {}
         self._callbacks: list[Callable[[], None]] = []
@@ -58,6 +65,11 @@ class Engines:
         replica = served.replica
         return replica if replica.state == "ready" else None
 
+    def problems(self) -> dict[ModelName, str]:
+        """Why models are not ready that should be: crashed, in quarantine, an upstream that does not answer."""
+        found = {name: served.engine.problem for name, served in self._served.items()}
+        return {name: problem for name, problem in found.items() if problem}
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the event loop whenever a replica comes, goes or changes its state."""
         self._callbacks.append(callback)
@@ -73,9 +85,10 @@ class Engines:
         served = self._served.get(request.model)
         if served is None:
             raise FelloeError("model_not_found", f"no engine here serves {request.model!r}", param="model")
-        if served.draining:
-            raise FelloeError("draining", f"{request.model!r} is being unloaded here", retry_after=1.0)
-        if request.kind not in served.replica.model.capabilities:
+        replica = served.replica
+        if replica.state == "draining":
+            raise FelloeError("draining", f"{request.model!r} is being unloaded or started anew here", retry_after=1.0)
+        if request.kind not in replica.model.capabilities:
             detail = f"{request.model!r} does not answer {request.kind} requests here"
             raise FelloeError("unsupported_capability", detail, param="model")
         served.begin()
@@ -86,15 +99,18 @@ class Engines:
 
     # model files
 
-    async def load(self, model: Model, path: Path, options: EngineOptions) -> Replica:
+    async def load(self, model: Model, path: Path, options: EngineOptions, *, forgive: bool = True) -> Replica:
         """Start an engine for the file at `path` and wait until it is ready.
 
-        Raises `already_loaded`, `bad_model_file` or `engine_start_failed`; nothing is left behind then.
+        Raises `already_loaded`, `bad_model_file` or `engine_start_failed`; nothing is left behind then. A replica that
+        was given up is replaced. `forgive` says that the owner asks for it now, so that earlier crashes count no more;
+        without it, a model in quarantine is not started: its replica is `failed` at once and `problems` tells why.
         """
-        self._check_free(model.name)
+        given_up = self._check_free(model.name)
         folder = make_private_directory(self._state_folder / "engines")
         make_private_directory(self._log_folder)
         label = hashlib.sha256(model.name.encode()).hexdigest()[:12]
+        idle = asyncio.Event()
         engine = LlamaReplica(
             model,
             path,
@@ -103,24 +119,35 @@ class Engines:
             log_path=self._log_folder / f"engine-{_file_label(model.name)}-{label[:6]}.log",
             clock=self._clock,
             policy=self._policy,
+            history=self._history,
+            idle=idle,
             on_change=self._changed,
         )
-        self._served[model.name] = Served(engine)
+        served = self._served[model.name] = Served(engine, idle)
         try:
-            await engine.start()
+            if given_up is not None:
+                await given_up.stop()
+            await engine.start(forgive=forgive)
         except BaseException:
-            del self._served[model.name]
+            if self._served.get(model.name) is served:
+                del self._served[model.name]
             self._changed()
             raise
         return engine.replica
 
-    def _check_free(self, name: ModelName) -> None:
+    def _check_free(self, name: ModelName) -> LlamaReplica | None:
+        """Raise when `name` cannot be served anew; returns what was given up and may be replaced."""
         if self._closed:
             raise FelloeError("draining", "the engines are closed")
         if not is_model_name(name):
             raise FelloeError("invalid_value", "this cannot be a model's name", param="model")
-        if name in self._served:
-            raise FelloeError("already_loaded", f"{name!r} is served here already", param="model")
+        served = self._served.get(name)
+        if served is None:
+            return None
+        engine = served.engine
+        if isinstance(engine, LlamaReplica) and engine.replica.state == "failed" and not served.draining:
+            return engine
+        raise FelloeError("already_loaded", f"{name!r} is served here already", param="model")
 
     async def unload(self, name: ModelName, drain_seconds: float) -> None:
         """Take no new request, let those under way finish for `drain_seconds`, then end the engine.
@@ -134,6 +161,7 @@ class Engines:
         self._changed()
         await _drain(served, drain_seconds)
         await served.engine.stop()
+        await served.engine.forgive()
         if self._served.get(name) is served:
             del self._served[name]
         self._changed()

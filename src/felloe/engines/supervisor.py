@@ -1,95 +1,121 @@
-"""Keeps one engine child alive: start, ready, probe, restart with growing delays, quarantine, stop.
+"""Keeps one engine alive: start, watch, restart with growing delays, shed what leaks, give up on what keeps dying.
 
-States: starting → ready → (crash or hang) → starting → ready ... → failed; draining belongs to the service. One task
-owns the process; everyone else asks `client()`, which waits while the engine starts again.
+States: starting → ready → (crash or hang) → starting → ready ... → failed; ready → draining → starting when the child
+has grown too large. One task owns the child; everyone else asks `client()`, which waits while it starts again.
 """
 
 import asyncio
 import contextlib
 import logging
-import os
 import random
-import secrets
-import sys
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
-
-import msgspec
+from typing import Literal, Protocol
 
 from felloe.domain.errors import FelloeError
+from felloe.engines.child import EngineChild, Prepare
+from felloe.engines.crashes import CrashRecord
 from felloe.engines.engine_log import EngineLog
-from felloe.engines.http_client import Address, HttpClient, HttpError, TcpAddress, UnixAddress
-from felloe.engines.options import ChildOptions, ChildReply
-from felloe.engines.rules import Quarantine, RestartPolicy, after_crash, is_hung, loggable, start_failure
-from felloe.host.processes import end, spawn
+from felloe.engines.http_client import HttpClient
+from felloe.engines.options import ChildOptions
+from felloe.engines.rules import (
+    Quarantine,
+    RestartPolicy,
+    after_crash,
+    after_failed_start,
+    death,
+    may_blame_request,
+    memory_bound,
+    quarantine_reason,
+)
+from felloe.engines.watch import Ending, Watch
 
 _log = logging.getLogger(__name__)
 
-_SOCKET_PATH_LIMIT = 100
-_STOP_SECONDS = 2.0
 _NOTICE_SECONDS = 2.0
-_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "TEMP", "VIRTUAL_ENV", "SYSTEMROOT", "XDG_RUNTIME_DIR")
-_KEPT_PREFIXES = ("LC_", "LD_", "DYLD_", "PYTHON", "CUDA", "NVIDIA", "GGML_", "HIP", "ROC", "HSA_", "VK_", "OMP_")
 
-State = Literal["starting", "ready", "failed", "stopped"]
-Prepare = Callable[[HttpClient], Awaitable[None]]
+State = Literal["starting", "ready", "draining", "failed", "stopped"]
+
+
+class Owner(Protocol):
+    """What the replica that has the supervisor knows and does about its child's lives."""
+
+    async def prepare(self, client: HttpClient) -> None:
+        """Runs with each new child's client before the engine counts as ready."""
+        ...
+
+    def buried(self, *, blame_requests: bool) -> None:
+        """A child is gone, and every request that it had has been told."""
+        ...
 
 
 class Supervisor:
-    """One engine child. `prepare` runs with each new child's client before the engine counts as ready."""
+    """One engine. `idle` is set while nothing is answered; `memory_limit` in bytes, 0 derives it from the start."""
 
     def __init__(
         self,
         name: str,
         options: ChildOptions,
+        owner: Owner,
         *,
         socket_path: Path,
         log_path: Path,
         clock: Callable[[], float],
+        stamp: Callable[[], str],
         policy: RestartPolicy,
-        prepare: Prepare,
+        crashes: CrashRecord,
+        idle: asyncio.Event,
+        memory_limit: int,
         on_change: Callable[[], None],
     ) -> None:
         self._name = name
         self._options = options
-        self._file_name = Path(options.model).name
+        self._prepare: Prepare = owner.prepare
+        self._buried = owner.buried
         self._socket_path = socket_path
         self._log_path = log_path
         self._log: EngineLog | None = None
         self._clock = clock
+        self._stamp = stamp
         self._policy = policy
-        self._prepare = prepare
+        self._crashes = crashes
+        self._idle = idle
+        self._memory_limit = memory_limit
         self._on_change = on_change
         self.state: State = "starting"
         self.failure: FelloeError | None = None
-        self._process: asyncio.subprocess.Process | None = None
-        self._client: HttpClient | None = None
-        self._log_task: asyncio.Task[None] | None = None
+        self._child: EngineChild | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self._last_lines: deque[str] = deque(maxlen=200)
-        self._crashes: deque[float] = deque(maxlen=100)
+        self._leaks = 0
 
     @property
     def process_id(self) -> int | None:
         """The running child's id, if there is one."""
-        return self._process.pid if self._process is not None else None
+        return self._child.process_id if self._child is not None else None
+
+    @property
+    def problem(self) -> str:
+        """Why the engine is not ready although it should be; empty when there is nothing to say."""
+        return self.failure.detail if self.failure is not None else ""
 
     async def start(self) -> None:
         """Start the child and wait until it is ready; raises `bad_model_file` or `engine_start_failed`."""
         self._log = EngineLog(self._log_path)
         try:
-            await self._launch()
+            await self._launch(self._log)
         except BaseException as error:
-            await self._end_process()
+            await self._end_child()
             self._close_log()
             if isinstance(error, FelloeError):
                 self._become("failed", error)
             raise
         self._become("ready")
-        self._keeper = asyncio.create_task(self._keep(), name=f"engine {self._name}")
+        self._keeper = asyncio.create_task(self._keep(self._log), name=f"engine {self._name}")
+
+    def stay_down(self, reason: str) -> None:
+        """Instead of `start`: the model is in quarantine."""
+        self._become("failed", FelloeError("engine_failed", reason))
 
     async def client(self, seconds: float) -> HttpClient:
         """The ready engine's client; waits up to `seconds` while it starts again, then raises `engine_failed`."""
@@ -98,19 +124,23 @@ class Supervisor:
                 while self.state == "starting":
                     self._changed.clear()
                     await self._changed.wait()
-        if self.state == "ready" and self._client is not None:
-            return self._client
-        reason = self.failure.detail if self.failure is not None else "it is starting again"
+        client = self._child.client if self._child is not None else None
+        if self.state in ("ready", "draining") and client is not None:
+            return client
+        reason = self.problem or "it is starting again"
         raise FelloeError("engine_failed", f"the engine of {self._name} is not ready: {reason}", retry_after=1.0)
 
     async def replaced(self, client: HttpClient) -> bool:
         """After `client` failed: wait a moment until the death of its child is noticed; False if it lives."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_NOTICE_SECONDS):
-                while self._client is client:
+                while self._has(client):
                     self._changed.clear()
                     await self._changed.wait()
-        return self._client is not client
+        return not self._has(client)
+
+    def _has(self, client: HttpClient) -> bool:
+        return self._child is not None and self._child.client is client
 
     async def stop(self) -> None:
         """End the child, gently for two seconds and then hard."""
@@ -118,7 +148,7 @@ class Supervisor:
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait([keeper])
-            await self._end_process()
+            await self._end_child()
             self._close_log()
         self._become("stopped")
 
@@ -133,160 +163,86 @@ class Supervisor:
         self._changed.set()
         self._on_change()
 
-    # one life of the child
+    async def _launch(self, log: EngineLog) -> None:
+        self._child = EngineChild(self._options, self._socket_path, log)
+        await self._child.start(self._policy.start_limit, self._prepare)
+        _log.info("engine of %s is ready, process %s", self._name, self._child.process_id)
 
-    async def _launch(self) -> None:
-        self._last_lines.clear()
-        use_socket = sys.platform != "win32" and len(os.fsencode(self._socket_path)) <= _SOCKET_PATH_LIMIT
-        key = "" if use_socket else secrets.token_urlsafe(32)
-        socket_name = str(self._socket_path) if use_socket else ""
-        self._socket_path.unlink(missing_ok=True)
-        options = msgspec.structs.replace(self._options, socket=socket_name, api_key=key)
-        pipe = asyncio.subprocess.PIPE
-        process = await spawn(
-            [sys.executable, "-m", "felloe.engines.llama_child"],
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
-            environment=_environment(),
-        )
-        self._process = process
-        ready = asyncio.Event()
-        self._log_task = asyncio.create_task(self._copy_log(process, ready), name=f"log of {self._name}")
-        try:
-            async with asyncio.timeout(self._policy.start_limit):
-                reply = await self._introduce(process, options)
-                client = HttpClient(_address(reply.address), headers={"authorization": f"Bearer {key}"} if key else {})
-                self._client = client
-                await self._prepare(client)
-        except TimeoutError as error:
-            detail = f"{self._file_name}: the engine was not ready after {self._policy.start_limit:g} s"
-            raise FelloeError("engine_start_failed", detail) from error
-        except (HttpError, OSError) as error:
-            raise FelloeError("engine_start_failed", f"{self._file_name}: {error}") from error
-        ready.set()
-        _log.info("engine of %s is ready, process %d", self._name, process.pid)
-
-    async def _introduce(self, process: asyncio.subprocess.Process, options: ChildOptions) -> ChildReply:
-        """Hand the options over and read the reply."""
-        if process.stdin is None or process.stdout is None:
-            raise FelloeError("internal", "the engine child has no pipes")
-        with contextlib.suppress(ConnectionError):
-            process.stdin.write(msgspec.json.encode(options) + b"\n")
-            await process.stdin.drain()
-        line = await process.stdout.readline()
-        reply = msgspec.json.decode(line, type=ChildReply) if line else ChildReply()
-        if reply.address:
-            return reply
-        exit_code = await process.wait()
-        if self._log_task is not None:
-            await self._log_task
-        lines = [*self._last_lines]
-        if reply.error and "Failed to init server" not in reply.error:
-            lines.append(reply.error)
-        raise start_failure(self._file_name, lines, exit_code)
-
-    async def _copy_log(self, process: asyncio.subprocess.Process, ready: asyncio.Event) -> None:
-        """Move the child's error stream to the log, line by line, less what may quote a request."""
-        if process.stderr is None:
-            return
-        rest = ""
-        while data := await process.stderr.read(16384):
-            *lines, rest = (rest + data.decode(errors="replace")).split("\n")
-            rest = rest[-4096:]
-            for line in lines:
-                kept = loggable(line, ready.is_set())
-                if kept is not None and self._log is not None:
-                    self._last_lines.append(kept)
-                    self._log.write(kept)
-
-    async def _end_process(self) -> int | None:
-        client, self._client = self._client, None
-        self._changed.set()
-        if client is not None:
-            await client.close()
-        process = self._process
-        if process is None:
+    async def _end_child(self) -> int | None:
+        child = self._child
+        if child is None:
             return None
-        code = await end(process, _STOP_SECONDS)
-        self._process = None
-        if process.stdin is not None:
-            process.stdin.close()
-        task, self._log_task = self._log_task, None
-        if task is not None:
-            await asyncio.wait([task], timeout=_STOP_SECONDS)
-            task.cancel()
-        self._socket_path.unlink(missing_ok=True)
+        self._changed.set()
+        code = await child.end()
+        # Not before: whoever is cancelled in the middle leaves the rest to `stop`.
+        self._child = None
         return code
 
     # all lives of the child
 
-    async def _keep(self) -> None:
-        while True:
-            reason = await self._watch()
-            self._become("starting", FelloeError("engine_failed", reason))
-            code = await self._end_process()
-            while True:
-                now = self._clock()
-                self._crashes.append(now)
-                _log.warning("engine of %s ended: %s, exit code %s", self._name, reason, code)
-                decision = after_crash(self._crashes, now, self._policy, random.random())  # noqa: S311 - spreads load
-                if isinstance(decision, Quarantine):
-                    detail = f"the engine of {self._name} ended {decision.crashes} times, last: {reason}"
-                    self._become("failed", FelloeError("engine_failed", detail))
-                    return
-                self.failure = FelloeError("engine_failed", reason)
-                await asyncio.sleep(decision.delay)
-                try:
-                    await self._launch()
-                    break
-                except FelloeError as error:
-                    reason = error.detail
-                    code = await self._end_process()
+    async def _keep(self, log: EngineLog) -> None:
+        while (child := self._child) is not None and (client := child.client) is not None:
+            at_start = child.memory()
+            bound = memory_bound(at_start, self._memory_limit, self._leaks, self._policy) if at_start else 0
+            watch = Watch(child, client, self._policy, self._clock, self._idle, bound)
+            ending = await watch.ending()
+            if ending.kind == "leak":
+                ending = await self._drained(child, ending)
+            delay = await self._after_end(child, ending)
+            if delay is None or not await self._start_again(log, delay):
+                return
             self._become("ready")
 
-    async def _watch(self) -> str:
-        """Wait for the child's end, or until it hangs; returns what happened."""
-        process, client = self._process, self._client
-        if process is None or client is None:
-            return "it was not running"
-        ended = asyncio.ensure_future(process.wait())
+    async def _drained(self, child: EngineChild, ending: Ending) -> Ending:
+        """Let a child that is too large finish what it is answering, within a limit."""
+        _log.warning("engine of %s: %s; it is started again when it is idle", self._name, ending.reason)
+        self._become("draining")
+        waits = [asyncio.ensure_future(self._idle.wait()), asyncio.ensure_future(child.ended())]
         try:
-            last_answer = self._clock()
-            while True:
-                done, _ = await asyncio.wait([ended], timeout=self._policy.probe_every)
-                if done:
-                    return f"it ended by itself with code {process.returncode}"
-                if await self._probe(client):
-                    last_answer = self._clock()
-                elif is_hung(last_answer, self._clock(), self._policy):
-                    with contextlib.suppress(ProcessLookupError):
-                        process.kill()
-                    return f"it did not answer for {self._policy.hung_after:g} s"
+            await asyncio.wait(waits, timeout=self._policy.drain_limit, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            ended.cancel()
+            for wait in waits:
+                wait.cancel()
+        return Ending("crash") if child.exit_code is not None else ending
 
-    async def _probe(self, client: HttpClient) -> bool:
-        """Whether the loop that decodes answers; /health would be answered by a thread that still lives."""
-        try:
-            with await client.request("GET", "/metrics", seconds=max(self._policy.probe_every, 0.1)) as exchange:
-                await exchange.read_all()
-                return exchange.status == 200
-        except HttpError:
-            return False
+    async def _after_end(self, child: EngineChild, ending: Ending) -> float | None:
+        """Put the old child away and count its end; returns the delay before the next, None when there is none."""
+        self._become("starting", FelloeError("engine_failed", ending.reason or "it ended by itself"))
+        code = await self._end_child()
+        if ending.kind == "leak":
+            self._leaks += 1
+            self._buried(blame_requests=False)
+            return 0.0
+        reason = f"at {self._stamp()}: {ending.reason or death(code)}{child.last_words()}"
+        now = self._clock()
+        times = await self._crashes.add(now)
+        decision = after_crash(times, now, self._policy, random.random())  # noqa: S311 - spreads load
+        _log.warning("engine of %s ended %s", self._name, reason)
+        self._buried(blame_requests=ending.kind == "hang" or may_blame_request(code))
+        if isinstance(decision, Quarantine):
+            detail = quarantine_reason(self._name, decision.times, self._policy.crash_window, reason)
+            await self._crashes.keep_out(detail)
+            self._become("failed", FelloeError("engine_failed", detail))
+            return None
+        self.failure = FelloeError("engine_failed", f"it is starting again; it ended {reason}")
+        return decision.delay
 
-
-def _environment() -> dict[str, str]:
-    """What an engine needs of this process's environment; keys and tokens in it are none of its business."""
-    kept = {
-        name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES or name.startswith(_KEPT_PREFIXES)
-    }
-    # Else a failed assertion starts a debugger on the child, which takes seconds and prints what it finds in memory.
-    return {**kept, "GGML_NO_BACKTRACE": "1"}
-
-
-def _address(text: str) -> Address:
-    if text.startswith("unix://"):
-        return UnixAddress(text.removeprefix("unix://"))
-    host, _, port = text.removeprefix("http://").rpartition(":")
-    return TcpAddress(host, int(port))
+    async def _start_again(self, log: EngineLog, delay: float) -> bool:
+        """Start the next child after `delay`, and again while that fails; False when it is given up."""
+        failures = 0
+        while True:
+            await asyncio.sleep(delay)
+            try:
+                await self._launch(log)
+                return True
+            except FelloeError as error:
+                await self._end_child()
+                failures += 1
+                _log.warning("engine of %s did not start again: %s", self._name, error.detail)
+                decision = after_failed_start(failures, error.code, self._policy, random.random())  # noqa: S311
+                if isinstance(decision, Quarantine):
+                    detail = f"the engine of {self._name} did not start {failures} times in a row: {error.detail}"
+                    self._become("failed", FelloeError("engine_failed", detail))
+                    return False
+                self.failure = error
+                delay = decision.delay

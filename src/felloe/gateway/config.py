@@ -20,9 +20,13 @@ class Listener(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """Bounds on what one client or connection may use; sizes in bytes, times in seconds."""
+    """Bounds on what one client or connection may use, and all together; sizes in bytes, times in seconds.
+
+    `all_bodies_bytes` bounds the bodies of all requests that are being read or answered.
+    """
 
     body_bytes: int = 8 * 1024 * 1024
+    all_bodies_bytes: int = 512 * 1024 * 1024
     header_bytes: int = 32 * 1024
     discarded_bytes: int = 64 * 1024 * 1024
     answer_bytes: int = 32 * 1024 * 1024

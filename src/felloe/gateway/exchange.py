@@ -76,8 +76,11 @@ class Exchange:
         """Every value that was sent for a header; `name` in lower case."""
         return self._headers.get(name, ())
 
-    async def read_body(self, most: int) -> bytes:
-        """The request's body. Raises `body_too_large` as soon as it is known to exceed `most` bytes."""
+    async def read_body(self, most: int, reserve: Callable[[int], None]) -> bytes:
+        """The request's body. Raises `body_too_large` as soon as it is known to exceed `most` bytes.
+
+        `reserve` is told how many bytes come in and may raise.
+        """
         for value in self.header_values(b"content-length"):
             if value.isdigit() and int(value[:20]) > most:
                 raise FelloeError("body_too_large", f"the body is larger than {most} bytes")
@@ -88,6 +91,7 @@ class Exchange:
             if message["type"] == "http.disconnect":
                 raise ClientGone
             part: bytes = message.get("body", b"")
+            reserve(len(part))
             parts.append(part)
             size += len(part)
             if size > most:

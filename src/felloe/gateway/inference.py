@@ -61,6 +61,7 @@ class Inference:
         self._metrics = metrics
         self._running: set[_Running] = set()
         self._draining = False
+        self._body_bytes = 0
 
     async def serve(self, kind: Kind, exchange: Exchange) -> None:
         """Answer one request. Raises `FelloeError` while the answer has not begun, `ClientGone` at any time."""
@@ -99,7 +100,22 @@ class Inference:
         await exchange.end_stream(error_event(error))
 
     async def _serve(self, kind: Kind, exchange: Exchange, started: float) -> None:
-        call = await self._read_call(kind, exchange)
+        own_bytes = 0
+
+        def reserve(size: int) -> None:
+            nonlocal own_bytes
+            if self._body_bytes + size > self._limits.all_bodies_bytes:
+                raise FelloeError("overloaded", "too many large requests are being answered", retry_after=1.0)
+            own_bytes += size
+            self._body_bytes += size
+
+        try:
+            call = await self._read_call(kind, exchange, reserve)
+            await self._carry_out(call, exchange, started)
+        finally:
+            self._body_bytes -= own_bytes
+
+    async def _carry_out(self, call: Call, exchange: Exchange, started: float) -> None:
         if self._draining:
             raise FelloeError("draining", "this node is stopping")
         # A task of its own, because each event resumes every coroutine between its task and the engine, and the HTTP
@@ -116,7 +132,7 @@ class Inference:
         finally:
             self._running.discard(running)
 
-    async def _read_call(self, kind: Kind, exchange: Exchange) -> Call:
+    async def _read_call(self, kind: Kind, exchange: Exchange, reserve: Callable[[int], None]) -> Call:
         check_media(exchange.header_values(b"content-type"), exchange.header_values(b"content-encoding"))
         terms = Terms(
             token=secrets.token_hex(16),
@@ -124,7 +140,7 @@ class Inference:
             deadline=self._limits.deadline_seconds,
             reach=chosen_reach(exchange.header_values(b"x-felloe-reach"), self._config.reach),
         )
-        body = await exchange.read_body(self._limits.body_bytes)
+        body = await exchange.read_body(self._limits.body_bytes, reserve)
         match kind:
             case "chat":
                 return chat_call(decode_body(body, ChatBody), terms)

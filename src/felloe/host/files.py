@@ -40,6 +40,22 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     _sync_directory(path.parent)
 
 
+def write_new(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a file that does not exist yet, durably. Raises `FileExistsError` and what else the system raises,
+    `disk_full`; what was begun is then gone.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        _sync_directory(path.parent)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise _as_disk_full(error, path) from error
+
+
 def _as_disk_full(error: OSError, path: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return FelloeError("disk_full", f"no room to write {path}")

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
@@ -28,6 +28,7 @@ KEEPALIVE_SECONDS = 1.0
 ASKER_SILENCE_SECONDS = 20.0
 PARTIAL_SECONDS = 10.0
 MAX_PARTIAL = 16
+MAX_REQUESTS_BYTES = 256 * 1024 * 1024
 RETRY_AFTER_SECONDS = 1.0
 
 
@@ -45,16 +46,18 @@ class _Partial:
 class _Answer:
     """A handler at work."""
 
-    def __init__(self, outgoing: Outgoing, reply: str) -> None:
+    def __init__(self, outgoing: Outgoing, reply: str, size: int) -> None:
         self.outgoing = outgoing
         self.reply = reply
+        self.size = size
         self.task: asyncio.Task[None] | None = None
 
 
 class Answering:
     """All answers under way, at most `max_answers`, and all requests that are not complete yet, at most 16.
 
-    `publish` waits for the socket; `post` queues a small message.
+    One asker may have half of either, and all requests together 256 MiB, so that none who floods starves the others.
+    Nothing is answered for the `banned`. `publish` waits for the socket; `post` queues a small message.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Answering:
         max_answers: int,
     ) -> None:
         self.handler: Callable[[bytes, Outgoing], Awaitable[None]] | None = None
+        self.banned: frozenset[NodeId] = frozenset()
         self._publish = publish
         self._post = post
         self._clock = clock
@@ -86,6 +90,8 @@ class Answering:
         except BadMessage:
             logger.warning("a request without a proper reply subject was dropped")
             return
+        if asker in self.banned:
+            return
         try:
             kind, sequence = parse_header(message)
             if kind == Kind.OPEN:
@@ -96,8 +102,11 @@ class Answering:
             # No code of `REFUSALS`: the asker takes it as a lost replica and may find one that understands it.
             self._refuse(reply, "replica_lost")
 
-    def on_flow(self, message: bytes) -> None:
-        """Take one message from `node.<this>.flow`; whoever knows the stream's id may steer it."""
+    def on_flow(self, message: bytes, reply: str) -> None:
+        """Take one message from `node.<this>.flow`; whoever knows the stream's id may steer it.
+
+        A credit is also a question whether the answer goes on, and at which number. It is answered at once.
+        """
         try:
             kind, messages = parse_header(message)
             stream, size = parse_flow(message)
@@ -106,15 +115,38 @@ class Answering:
         if kind == Kind.CANCEL:
             self._partial.pop(stream, None)
             self._cancel(stream)
-        elif kind == Kind.CREDIT and (answer := self._answers.get(stream)) is not None:
-            answer.outgoing.grant(messages, size, self._clock())
+        elif kind == Kind.CREDIT:
+            self._on_credit(stream, messages, size, reply)
 
-    def tend(self, now: float, deaf: bool) -> None:
-        """Say that silent answers live, stop answers whose asker fell silent, drop requests that never got complete."""
+    def _on_credit(self, stream: str, messages: int, size: int, reply: str) -> None:
+        answer = self._answers.get(stream)
+        if answer is None:
+            self._deny(stream, reply)
+            return
+        outgoing, now = answer.outgoing, self._clock()
+        outgoing.grant(messages, size, now)
+        if not outgoing.ended:
+            outgoing.sent = now
+            self._post(answer.reply, outgoing.keepalive())
+
+    def _deny(self, stream: str, reply: str) -> None:
+        """Tell the asker of a stream that is unknown here; of a request, too, whose parts did not all arrive."""
+        self._partial.pop(stream, None)
+        try:
+            asker, named = parse_reply_subject(reply)
+        except BadMessage:
+            return
+        if named == stream and asker not in self.banned:
+            self._refuse(reply, "line_lost")
+
+    def tend(self, now: float, missed: float) -> None:
+        """Say that silent answers live, stop answers whose asker fell silent, drop requests that never got complete.
+
+        `missed` seconds nobody could have been heard.
+        """
         for stream, answer in list(self._answers.items()):
             outgoing = answer.outgoing
-            if deaf:
-                outgoing.heard = now
+            outgoing.heard += missed
             if now - outgoing.heard > ASKER_SILENCE_SECONDS:
                 self._abandon(stream, answer)
             elif now - outgoing.sent >= KEEPALIVE_SECONDS and not outgoing.ended:
@@ -130,6 +162,12 @@ class Answering:
                 self._abandon(stream, answer)
         for stream in [s for s, partial in self._partial.items() if partial.asker == node]:
             del self._partial[stream]
+
+    def ban(self, nodes: frozenset[NodeId]) -> None:
+        """Stop every answer that goes to one of `nodes`, and take nothing from them any more."""
+        self.banned = nodes
+        for node in nodes:
+            self.cancel_for(node)
 
     def cancel_all(self) -> None:
         """Stop every answer; they cannot arrive whole any more."""
@@ -155,11 +193,11 @@ class Answering:
             raise BadMessage("opening")
         if self.handler is None:
             self._refuse(reply, "draining")
-        elif len(self._answers) >= self._max_answers:
+        elif not self._has_room(asker, opening.total):
             self._refuse(reply, "overloaded", RETRY_AFTER_SECONDS)
         elif len(first) == opening.total:
             self._answer(stream, _Partial(asker, reply, opening, first, 0.0))
-        elif len(self._partial) >= MAX_PARTIAL:
+        elif not _has_share((partial.asker for partial in self._partial.values()), asker, MAX_PARTIAL):
             self._refuse(reply, "overloaded", RETRY_AFTER_SECONDS)
         else:
             self._partial[stream] = _Partial(asker, reply, opening, first, self._clock() + PARTIAL_SECONDS)
@@ -173,10 +211,16 @@ class Answering:
             raise BadMessage("part")
         if partial.assembly.complete:
             del self._partial[stream]
-            if len(self._answers) >= self._max_answers:
-                self._refuse(partial.reply, "overloaded", RETRY_AFTER_SECONDS)
-            else:
+            if self._has_room(partial.asker, partial.opening.total):
                 self._answer(stream, partial)
+            else:
+                self._refuse(partial.reply, "overloaded", RETRY_AFTER_SECONDS)
+
+    def _has_room(self, asker: NodeId, size: int) -> bool:
+        held = sum(answer.size for answer in self._answers.values())
+        held += sum(partial.opening.total for partial in self._partial.values())
+        askers = (answer.outgoing.asker for answer in self._answers.values())
+        return held + size <= MAX_REQUESTS_BYTES and _has_share(askers, asker, self._max_answers)
 
     def _answer(self, stream: str, request: _Partial) -> None:
         outgoing = Outgoing(
@@ -187,7 +231,7 @@ class Answering:
             publish=self._publish,
             clock=self._clock,
         )
-        answer = _Answer(outgoing, request.reply)
+        answer = _Answer(outgoing, request.reply, request.opening.total)
         self._answers[stream] = answer
         answer.task = asyncio.create_task(self._run(stream, answer, request.assembly.whole()), name="exchange-answer")
         self._tasks.add(answer.task)
@@ -220,11 +264,20 @@ class Answering:
     def _abandon(self, stream: str, answer: _Answer) -> None:
         """Stop an answer whose asker seems dead, and tell it, in case it lives."""
         self._cancel(stream)
-        if not answer.outgoing.ended:
-            self._refuse(answer.reply, "replica_lost")
+        if not answer.outgoing.ended and answer.outgoing.asker not in self.banned:
+            self._refuse(answer.reply, "line_lost")
 
     def _refuse(self, reply: str, code: str, retry_after: float | None = None) -> None:
         self._post(reply, encode_refusal(Refusal(code, retry_after)))
+
+
+def _has_share(askers: Iterable[NodeId], asker: NodeId, most: int) -> bool:
+    """Whether one more of `asker` has a place among at most `most`, of which it may hold half."""
+    count = own = 0
+    for other in askers:
+        count += 1
+        own += other == asker
+    return count < most and own < max(1, most // 2)
 
 
 def _place(error: BaseException) -> str:

@@ -1,13 +1,12 @@
-"""The network's own keys: what makes a network, and issues every credential in it.
+"""The keys that a network's hubs hold: they issue every credential, and a root can take them all back.
 
-One Ed25519 root is the network. Its X.509 form is the root certificate, whose key join tokens pin; its NATS form is the
-operator. It signs an issuing key and an operator signing key once, and may go offline after that. Only hubs hold any
-of this.
+The issuing key signs node certificates and is believed because the trust list names it. The operator key signs NATS
+accounts, and one key a role signs NATS users. All hubs share one authority; the root key is no part of it.
 """
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Literal, Self
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -17,104 +16,94 @@ from felloe.domain.ids import NetworkId, NodeId, id_from_public_key
 from felloe.domain.roster import Role
 from felloe.mesh import certificates, nats_jwt, permissions
 from felloe.mesh.credentials import CREDENTIAL_SECONDS, Credential
+from felloe.mesh.root_key import RootKey
+from felloe.mesh.trust import Trust
 
-ROOT_FILE = "network-root.key"
-"""Holds the root key alone, so that it can be moved offline."""
+_Scoped = Literal["system", "hub", "spoke"]
+_SCOPED: tuple[_Scoped, ...] = ("system", "hub", "spoke")
 
-AUTHORITY_FILE = "network-authority.json"
-"""Holds every other key of the network, its certificates and its operator token."""
+
+class _Former(msgspec.Struct, frozen=True, kw_only=True):
+    """The signing keys (public nkeys) of an earlier generation, which servers believe until then (Unix seconds)."""
+
+    keys: dict[_Scoped, str]
+    until: int
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What the authority's file holds; private keys as base64 of their raw 32 bytes."""
+    """The encoded authority; private keys as base64 of their raw 32 bytes."""
 
+    format: Literal[2]
+    network: NetworkId
     version: int
-    root_certificate: str
     issuer_certificate: str
     operator_token: str
     issuer: str
     operator: str
     system_account: str
     application_account: str
-    system_users: str
-    hub_users: str
-    spoke_users: str
+    users: dict[_Scoped, str]
+    former: tuple[_Former, ...] = ()
 
 
 class NetworkAuthority:
-    """Issues certificates and NATS tokens for one network. `root_key` is None where the root is kept offline."""
+    """Issues certificates and NATS tokens for one network; `version` is that of the trust list it came with."""
 
-    def __init__(self, record: _Record, root_key: Ed25519PrivateKey | None) -> None:
+    def __init__(self, record: _Record) -> None:
         self._record = record
-        self._root_key = root_key
-        (self._root,) = certificates.read_chain(record.root_certificate)
         (self._issuer,) = certificates.read_chain(record.issuer_certificate)
         self._issuer_key = _load(record.issuer)
         self._operator_key = _load(record.operator)
-        self._system_users = _load(record.system_users)
-        self._users: dict[Role, Ed25519PrivateKey] = {
-            "hub": _load(record.hub_users),
-            "spoke": _load(record.spoke_users),
-        }
-        self.network: NetworkId = certificates.check_root(self._root, certificates.pin(self._root))
-        self.application_account: str = _account(_load(record.application_account))
-        self.system_account: str = _account(_load(record.system_account))
+        self._users = {role: _load(record.users[role]) for role in _SCOPED}
+        self.network: NetworkId = record.network
+        self.version: int = record.version
+        self.application_account: str = record.application_account
+        self.system_account: str = record.system_account
+        if self._issuer.public_key() != self._issuer_key.public_key():
+            raise ValueError("the issuing key and its certificate do not belong together")
 
     @classmethod
-    def create(cls, now: float) -> Self:
-        """A new network; `now` in Unix seconds."""
-        root_key = Ed25519PrivateKey.generate()
-        root = certificates.make_root(root_key, now)
-        issuer_key, operator_key, system_account = (Ed25519PrivateKey.generate() for _ in range(3))
-        issuer = certificates.make_issuer(root_key, root, issuer_key.public_key(), now)
-        operator_token = nats_jwt.operator_token(
-            root_key,
-            name=id_from_public_key(_raw(root_key)),
-            signing_keys=[nats_jwt.public_name("operator", _raw(operator_key))],
-            system_account=_account(system_account),
-            issued_at=int(now),
-        )
-        record = _Record(
-            version=1,
-            root_certificate=certificates.pem(root),
-            issuer_certificate=certificates.pem(issuer),
-            operator_token=operator_token,
-            issuer=_dump(issuer_key),
-            operator=_dump(operator_key),
-            system_account=_dump(system_account),
-            application_account=_dump(Ed25519PrivateKey.generate()),
-            system_users=_dump(Ed25519PrivateKey.generate()),
-            hub_users=_dump(Ed25519PrivateKey.generate()),
-            spoke_users=_dump(Ed25519PrivateKey.generate()),
-        )
-        return cls(record, root_key)
+    def create(cls, root: RootKey, now: float) -> Self:
+        """The first authority of a new network; `now` in Unix seconds."""
+        accounts = [_account(Ed25519PrivateKey.generate()) for _ in range(2)]
+        return cls(_generation(root, 1, (accounts[0], accounts[1]), (), now))
+
+    def successor(self, root: RootKey, version: int, now: float, until: int) -> Self:
+        """The same accounts under new keys; the old keys' users are believed until `until` (Unix seconds)."""
+        accounts = (self._record.system_account, self._record.application_account)
+        return type(self)(_generation(root, version, accounts, self._former(now, until), now))
+
+    def _former(self, now: float, until: int) -> tuple[_Former, ...]:
+        if until <= now:
+            return ()
+        own = _Former(keys=self._public_users(), until=until)
+        earlier = [msgspec.structs.replace(one, until=min(one.until, until)) for one in self._living(now)]
+        return (own, *earlier)
+
+    def _public_users(self) -> dict[_Scoped, str]:
+        return {role: _account(self._users[role]) for role in _SCOPED}
+
+    def _living(self, now: float) -> list[_Former]:
+        return [one for one in self._record.former if now < one.until]
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes]) -> Self:
-        """The authority that `to_files` gave; `ROOT_FILE` may be missing. Raises `bad_state` naming the file."""
+    def from_bytes(cls, data: bytes) -> Self:
+        """The authority that `to_bytes` gave; raises `bad_state` when it is damaged."""
         try:
-            record = msgspec.json.decode(files[AUTHORITY_FILE], type=_Record)
-            if record.version != 1:
-                raise FelloeError("bad_state", f"{AUTHORITY_FILE} is of version {record.version}, not 1")
-            root_key = _load(files[ROOT_FILE].decode()) if ROOT_FILE in files else None
-            authority = cls(record, root_key)
-        except (KeyError, ValueError, msgspec.MsgspecError) as error:
-            raise FelloeError("bad_state", f"{AUTHORITY_FILE} or {ROOT_FILE} is damaged") from error
-        if root_key is not None and root_key.public_key() != authority._root.public_key():
-            raise FelloeError("bad_state", f"{ROOT_FILE} does not belong to {AUTHORITY_FILE}")
-        return authority
+            return cls(msgspec.json.decode(data, type=_Record))
+        except (KeyError, ValueError, msgspec.MsgspecError, FelloeError):
+            # What failed may quote a key.
+            raise FelloeError("bad_state", "the network's keys are damaged") from None
 
-    def to_files(self) -> dict[str, bytes]:
-        """What to store, by file name; every file is secret."""
-        files = {AUTHORITY_FILE: msgspec.json.format(msgspec.json.encode(self._record))}
-        if self._root_key is not None:
-            files[ROOT_FILE] = _dump(self._root_key).encode()
-        return files
+    def to_bytes(self) -> bytes:
+        """What to store, or to hand to another hub inside TLS; all of it is secret."""
+        return msgspec.json.encode(self._record)
 
-    @property
-    def root(self) -> str:
-        """The root certificate in PEM."""
-        return self._record.root_certificate
+    def check(self, trust: Trust, now: float) -> None:
+        """Raises `wrong_network` unless the trust list names this authority's network and issuer at `now`."""
+        trusted = certificates.read_chain(trust.issuers(now))
+        if self.network != trust.network or self._issuer not in trusted:
+            raise FelloeError("wrong_network", "the signing keys are not those that the network's root vouches for")
 
     @property
     def issuer(self) -> str:
@@ -122,26 +111,13 @@ class NetworkAuthority:
         return self._record.issuer_certificate
 
     @property
-    def pin(self) -> bytes:
-        """SHA-256 of the root's public key info."""
-        return certificates.pin(self._root)
-
-    @property
     def operator_token(self) -> str:
-        """The NATS operator's token."""
+        """The NATS operator's token; a server needs a restart to take up another."""
         return self._record.operator_token
 
-    def replace_issuer(self, now: float) -> Self:
-        """The same network with a new issuing key; certificates of the old one stay good until they run out.
-
-        Raises `forbidden` where the root key is not held.
-        """
-        if self._root_key is None:
-            raise FelloeError("forbidden", "the network's root key is not on this machine")
-        key = Ed25519PrivateKey.generate()
-        issuer = certificates.make_issuer(self._root_key, self._root, key.public_key(), now)
-        record = msgspec.structs.replace(self._record, issuer=_dump(key), issuer_certificate=certificates.pem(issuer))
-        return type(self)(record, self._root_key)
+    def next_end(self, now: float) -> int | None:
+        """When an earlier generation's users cease to be believed: `account_tokens` must be pushed anew then."""
+        return min((one.until for one in self._living(now)), default=None)
 
     def account_tokens(self, now: float, revoked: Mapping[bytes, float]) -> dict[str, str]:
         """The token of each NATS account by its public nkey.
@@ -149,29 +125,28 @@ class NetworkAuthority:
         `revoked` maps a raw node key to when it was revoked (Unix seconds); what was issued until then is refused.
         """
         revocations = {nats_jwt.public_name("user", key): int(when) for key, when in revoked.items()}
-        application = nats_jwt.account_token(
-            self._operator_key,
-            account=self.application_account,
-            name="felloe",
-            scopes=[
-                self._scope("spoke", self._users["spoke"], permissions.spoke_template()),
-                self._scope("hub", self._users["hub"], permissions.hub_template()),
-            ],
-            issued_at=int(now),
-            jetstream=True,
-            revoked=revocations,
-        )
-        system_template = permissions.system_template(self.application_account)
-        system = nats_jwt.account_token(
-            self._operator_key,
-            account=self.system_account,
-            name="system",
-            scopes=[self._scope("system", self._system_users, system_template)],
-            issued_at=int(now),
-            jetstream=False,
-            revoked=revocations,
-        )
-        return {self.application_account: application, self.system_account: system}
+        generations = [self._public_users(), *(one.keys for one in self._living(now))]
+        templates = {
+            "system": permissions.system_template(self.application_account),
+            "hub": permissions.hub_template(),
+            "spoke": permissions.spoke_template(),
+        }
+
+        def token(account: str, name: str, *roles: _Scoped) -> str:
+            scopes = [nats_jwt.Scope(role, keys[role], templates[role]) for keys in generations for role in roles]
+            return nats_jwt.account_token(
+                self._operator_key,
+                account=account,
+                name=name,
+                scopes=scopes,
+                issued_at=int(now),
+                revoked=revocations,
+            )
+
+        return {
+            self.application_account: token(self.application_account, "felloe", "spoke", "hub"),
+            self.system_account: token(self.system_account, "system", "system"),
+        }
 
     def issue(
         self,
@@ -209,22 +184,38 @@ class NetworkAuthority:
         return Credential(
             certificate=certificates.pem(certificate, self._issuer),
             user_token=token(self._users[role], self.application_account),
-            system_token=token(self._system_users, self.system_account) if role == "hub" else "",
+            system_token=token(self._users["system"], self.system_account) if role == "hub" else "",
             issued_at=issued_at,
             expires_at=expires_at,
         )
 
-    @staticmethod
-    def _scope(role: str, key: Ed25519PrivateKey, template: permissions.Template) -> nats_jwt.Scope:
-        return nats_jwt.Scope(role, _account(key), template)
 
-
-def _raw(key: Ed25519PrivateKey) -> bytes:
-    return key.public_key().public_bytes_raw()
+def _generation(
+    root: RootKey, version: int, accounts: tuple[str, str], former: tuple[_Former, ...], now: float
+) -> _Record:
+    """New keys for these accounts (system, application), the issuing one certified by `root`."""
+    issuer, operator = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    system_account, application_account = accounts
+    operator_token = nats_jwt.operator_token(
+        operator, name=root.network, system_account=system_account, issued_at=int(now)
+    )
+    return _Record(
+        format=2,
+        network=root.network,
+        version=version,
+        issuer_certificate=certificates.pem(root.issue(issuer.public_key(), now)),
+        operator_token=operator_token,
+        issuer=_dump(issuer),
+        operator=_dump(operator),
+        system_account=system_account,
+        application_account=application_account,
+        users={role: _dump(Ed25519PrivateKey.generate()) for role in _SCOPED},
+        former=former,
+    )
 
 
 def _account(key: Ed25519PrivateKey) -> str:
-    return nats_jwt.public_name("account", _raw(key))
+    return nats_jwt.public_name("account", key.public_key().public_bytes_raw())
 
 
 def _dump(key: Ed25519PrivateKey) -> str:

@@ -1,7 +1,8 @@
 """The network's X.509 certificates: what they say, and the TLS contexts that trust them and nothing else.
 
-A root signs an issuing certificate, which signs short-lived node certificates. Every node certificate names the node
-and its role in URI names (`spiffe://<network>/node/<id>`, `spiffe://<network>/role/<role>`), and also in DNS names
+A root signs issuing certificates, which sign short-lived node certificates. TLS trusts the issuing certificates that
+the network's trust list names, and not whatever else a root has ever signed. Every node certificate names the node and
+its role in URI names (`spiffe://<network>/node/<id>`, `spiffe://<network>/role/<role>`), and also in DNS names
 below `felloe.internal`, because those are what TLS clients check: a hub may be dialled at any address, and is still
 held to `hub.<network>.felloe.internal`, a name that only hubs are given.
 """
@@ -27,6 +28,7 @@ _CLOCK_TOLERANCE = datetime.timedelta(minutes=10)
 _ROOT_DAYS = 20 * 365
 _ISSUER_DAYS = 5 * 365
 _LARGEST_PEM = 16384
+_MOST_CERTIFICATES = 8
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 
 
@@ -61,10 +63,9 @@ def pem(*certificates: x509.Certificate) -> str:
     return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in certificates)
 
 
-def make_root(key: Ed25519PrivateKey, now: float) -> x509.Certificate:
-    """The network's self-signed root."""
-    network = id_from_public_key(key.public_key().public_bytes_raw())
-    name = _name(f"Felloe network {network}")
+def make_root(key: Ed25519PrivateKey, network: NetworkId, now: float) -> x509.Certificate:
+    """A self-signed root of a network, whose id is the first root's for ever."""
+    name = _root_name(network)
     return _authority(key, name, key.public_key(), name, now, days=_ROOT_DAYS, path_length=1)
 
 
@@ -167,6 +168,10 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
+def _root_name(network: NetworkId) -> x509.Name:
+    return _name(f"Felloe network {network}")
+
+
 def _time(seconds: float) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
 
@@ -182,41 +187,15 @@ def _address_name(address: str) -> x509.GeneralName:
         raise FelloeError("bad_config", f"{address!r} is neither a host name nor an IP address") from error
 
 
-def make_request(key: Ed25519PrivateKey) -> str:
-    """A certificate request in PEM: it proves that whoever sends it holds `key`, and asks for no names."""
-    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, None)
-    return request.public_bytes(Encoding.PEM).decode()
-
-
-def key_of_request(request: str) -> Ed25519PublicKey:
-    """The key that a certificate request proves to hold; every name in it is ignored.
-
-    Raises `invalid_value` when it is no request, its key is not Ed25519, or the proof does not fit.
-    """
-    try:
-        if len(request) > _LARGEST_PEM:
-            raise ValueError("too long")
-        parsed = x509.load_pem_x509_csr(request.encode())
-        key = parsed.public_key()
-        proven = parsed.is_signature_valid
-    except _UNREADABLE as error:
-        raise FelloeError("invalid_value", "the certificate request cannot be read", param="request") from error
-    if not isinstance(key, Ed25519PublicKey) or not proven:
-        raise FelloeError(
-            "invalid_value", "the certificate request does not prove that its Ed25519 key is held", param="request"
-        )
-    return key
-
-
 def read_chain(chain: str) -> list[x509.Certificate]:
-    """The certificates of a PEM text, at most four; raises `bad_state` when it is none."""
+    """The certificates of a PEM text, one to eight; raises `bad_state` when it is none."""
     try:
         if len(chain) > _LARGEST_PEM:
             raise ValueError("too long")
         certificates = x509.load_pem_x509_certificates(chain.encode())
     except _UNREADABLE as error:
         raise FelloeError("bad_state", "a certificate cannot be read") from error
-    if len(certificates) > 4:
+    if len(certificates) > _MOST_CERTIFICATES:
         raise FelloeError("bad_state", "a certificate chain is too long")
     return certificates
 
@@ -230,53 +209,90 @@ def _key_of(certificate: x509.Certificate) -> Ed25519PublicKey | None:
     return key if isinstance(key, Ed25519PublicKey) else None
 
 
-def check_root(root: x509.Certificate, expected_pin: bytes) -> NetworkId:
-    """The network whose root this is; raises `wrong_network` when it is not the pinned one or is damaged."""
+def check_root(root: x509.Certificate, network: NetworkId) -> Ed25519PublicKey:
+    """The key of a root of this network; raises `wrong_network` when it names another one or is forged."""
     key = _key_of(root)
-    if key is None or pin(root) != expected_pin:
-        raise FelloeError("wrong_network", "the hub's root certificate is not the one that the token names")
     try:
+        if key is None or root.subject != _root_name(network):
+            raise FelloeError("wrong_network", "a root certificate is not of this network")
         root.verify_directly_issued_by(root)
     except (*_UNREADABLE, InvalidSignature) as error:
-        raise FelloeError("wrong_network", "the hub's root certificate is forged") from error
-    return NetworkId(id_from_public_key(key.public_bytes_raw()))
+        raise FelloeError("wrong_network", "a root certificate is forged") from error
+    return key
 
 
-def check_node_chain(chain: str, root: str, *, key: Ed25519PublicKey, role: Role, now: float) -> float:
+def check_issuer(issuer: x509.Certificate, roots: Sequence[x509.Certificate]) -> None:
+    """Raises `wrong_network` unless one of these roots lets the certificate issue."""
+    if not any(_issues(root, issuer) for root in roots) or not _may_issue(issuer):
+        raise FelloeError("wrong_network", "an issuing certificate is not signed by the network's root")
+
+
+def _issues(issuer: x509.Certificate, issued: x509.Certificate) -> bool:
+    try:
+        issued.verify_directly_issued_by(issuer)
+    except (*_UNREADABLE, InvalidSignature):
+        return False
+    return True
+
+
+def _may_issue(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (*_UNREADABLE, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return False
+
+
+def check_node_chain(
+    chain: str, issuers: str, *, network: NetworkId, key: Ed25519PublicKey, role: Role, now: float
+) -> float:
     """When a node's own new certificate expires (Unix seconds), after checking that it is what was asked for.
 
-    It must certify `key`, name its node and `role` in the root's network, and lead to the root through one issuer.
-    Raises `bad_state`. (The X.509 verifier of `cryptography` follows the web's rules, which know no Ed25519.)
+    It must certify `key`, name its node and `role` in `network`, and be signed by one of `issuers` (PEM). Raises
+    `bad_state`. (The X.509 verifier of `cryptography` follows the web's rules, which know no Ed25519.)
     """
-    (trusted,) = read_chain(root)
-    trusted_key = _key_of(trusted)
-    certificates = read_chain(chain)
-    if len(certificates) != 2 or _key_of(certificates[0]) != key or trusted_key is None:
+    leaf = read_chain(chain)[0]
+    if _key_of(leaf) != key:
         raise FelloeError("bad_state", "the certificate is for another key")
-    leaf, issuer = certificates
-    try:
-        issuer.verify_directly_issued_by(trusted)
-        leaf.verify_directly_issued_by(issuer)
-        issues = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (*_UNREADABLE, InvalidSignature, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
-        raise FelloeError("bad_state", "the certificate does not lead to the network's root") from error
-    if not issues or not all(one.not_valid_before_utc <= _time(now) < one.not_valid_after_utc for one in certificates):
+    issuer = next((one for one in read_chain(issuers) if _issues(one, leaf)), None)
+    if issuer is None or not _may_issue(issuer):
+        raise FelloeError("bad_state", "the certificate is signed by no issuer that the network trusts")
+    if not all(one.not_valid_before_utc <= _time(now) < one.not_valid_after_utc for one in (leaf, issuer)):
         raise FelloeError("bad_state", "the certificate is not valid now; check this machine's clock")
-    network = NetworkId(id_from_public_key(trusted_key.public_bytes_raw()))
     node = NodeId(id_from_public_key(key.public_bytes_raw()))
-    expected = {node_uri(network, node), role_uri(network, role)}
-    if set(names.get_values_for_type(x509.UniformResourceIdentifier)) != expected:
+    if _uris(leaf) != {node_uri(network, node), role_uri(network, role)}:
         raise FelloeError("bad_state", "the certificate names another node or role")
     return leaf.not_valid_after_utc.timestamp()
 
 
-def client_context(root: str) -> ssl.SSLContext:
-    """TLS 1.3 that trusts this root alone. Pass `hub_tls_name(network)` as the server's name to insist on a hub."""
+def _uris(certificate: x509.Certificate) -> set[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (*_UNREADABLE, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return set()
+    return set(names.get_values_for_type(x509.UniformResourceIdentifier))
+
+
+def node_of_certificate(der: bytes) -> NodeId:
+    """The node whose key a certificate (DER) is for, whatever names it bears; raises `wrong_network`."""
+    try:
+        key = _key_of(x509.load_der_x509_certificate(der))
+    except _UNREADABLE:
+        key = None
+    if key is None:
+        raise FelloeError("wrong_network", "what answers there does not have a node's key")
+    return NodeId(id_from_public_key(key.public_bytes_raw()))
+
+
+def client_context(issuers: str) -> ssl.SSLContext:
+    """TLS 1.3 that trusts these issuing certificates (PEM) alone, and not the roots above them.
+
+    Pass `hub_tls_name(network)` as the server's name to insist on a hub. Make it anew for each dial: the list of
+    issuers changes when the network's keys are replaced.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
-    context.load_verify_locations(cadata=root)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=issuers)
     return context
 
 

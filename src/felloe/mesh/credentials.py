@@ -19,6 +19,10 @@ CREDENTIAL_SECONDS = 24 * 3600
 
 _SHORTEST_RETRY = 5.0
 _LONGEST_RETRY = 900.0
+_LONGEST_SLEEP = 30.0
+_LONGEST_LATENESS = 10.0
+_REFUSAL_SPREAD = 3.0
+_REFUSAL_SECONDS = 60.0
 _NONCE = re.compile(rb"[A-Za-z0-9_-]{11,32}")
 
 
@@ -56,7 +60,8 @@ def renewal_time(credential: Credential, share: float) -> float:
 class CredentialKeeper:
     """Holds the current credential, renews it in good time and tells whoever needs the new one.
 
-    `renew` fetches a new credential; `save` stores it before anybody is told. `now` gives Unix seconds.
+    `renew` fetches a new credential; `save` stores it before anybody is told. `now` gives Unix seconds. It looks at
+    that clock every half minute, because a machine may sleep for days and its clock may be set meanwhile.
     """
 
     def __init__(
@@ -77,6 +82,8 @@ class CredentialKeeper:
         self._share = share
         self._subscribers: list[Callable[[Credential], None]] = []
         self._renewing = asyncio.Lock()
+        self._refused = asyncio.Event()
+        self._tried_at = float("-inf")
 
     @property
     def current(self) -> Credential:
@@ -87,17 +94,56 @@ class CredentialKeeper:
         """Call `callback` in the event loop after each renewal."""
         self._subscribers.append(callback)
 
+    def note_refused(self) -> None:
+        """A hub has refused the current credential: `run` renews within seconds, for that reason once a minute."""
+        if abs(self._now() - self._tried_at) >= _REFUSAL_SECONDS:
+            self._refused.set()
+
     async def run(self) -> NoReturn:
-        """Renew for ever; failures are logged and tried again, sooner the less time is left."""
+        """Renew for ever; failures are logged and tried again, later and later."""
+        share, retry, pause = self._share(), _SHORTEST_RETRY, 0.0
         while True:
-            wait = renewal_time(self._credential, self._share()) - self._now()
-            if wait > 0:
-                await self._sleep(wait)
-            await self._renew_until_done()
+            await self._wait_until_due(share, pause)
+            self._refused.clear()
+            try:
+                await self.renew_now()
+            except (FelloeError, OSError) as error:
+                left = self._credential.expires_at - self._now()
+                _LOG.warning("the credential was not renewed, %.0f s before it runs out: %s", left, error)
+                pause = retry * (0.5 + self._share())
+                retry = min(retry * 2, _LONGEST_RETRY)
+            else:
+                share, retry, pause = self._share(), _SHORTEST_RETRY, 0.0
+
+    async def _wait_until_due(self, share: float, pause: float) -> None:
+        """Return when a renewal is due and `pause` seconds have gone by, or soon after a refusal."""
+        while (wait := max(pause, renewal_time(self._credential, share) - self._now())) > 0:
+            began, step = self._now(), min(wait, _LONGEST_SLEEP)
+            if await self._is_refused_within(step):
+                # All nodes are refused at once when a network's keys are replaced; they must not all ask at once.
+                await self._sleep(_REFUSAL_SPREAD * self._share())
+                return
+            # A machine that has slept, or whose clock was set, has waited long enough after a failure.
+            was_set = abs(self._now() - began - step) > _LONGEST_LATENESS
+            pause = 0.0 if was_set else pause - step
+
+    async def _is_refused_within(self, seconds: float) -> bool:
+        if self._refused.is_set():
+            return True
+        refusal = asyncio.ensure_future(self._refused.wait())
+        rest = asyncio.ensure_future(self._sleep(seconds))
+        try:
+            await asyncio.wait({refusal, rest}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            refusal.cancel()
+            rest.cancel()
+            await asyncio.gather(refusal, rest, return_exceptions=True)
+        return self._refused.is_set()
 
     async def renew_now(self) -> Credential:
         """Renew once, at once, for instance after a server has refused the current one."""
         before = self._credential
+        self._tried_at = self._now()
         async with self._renewing:
             if self._credential is not before:
                 return self._credential  # somebody else renewed it while this call waited
@@ -110,15 +156,3 @@ class CredentialKeeper:
             except Exception:  # one listener's fault must not stop renewals
                 _LOG.exception("a listener failed at a new credential")
         return renewed
-
-    async def _renew_until_done(self) -> None:
-        retry = _SHORTEST_RETRY
-        while True:
-            try:
-                await self.renew_now()
-                return
-            except (FelloeError, OSError) as error:
-                left = self._credential.expires_at - self._now()
-                _LOG.warning("the credential was not renewed, %.0f s before it runs out: %s", left, error)
-            await self._sleep(retry * (0.5 + self._share()))
-            retry = min(retry * 2, _LONGEST_RETRY)

@@ -1,17 +1,17 @@
 """Request streams between nodes: one sealed request to another node, and its answer message by message.
 
-The exchange owns every stream that this node asks for or answers. A stream fails rather than hangs: on a gap, on
-silence, when nobody listens, when the roster says that the node died, when this node's own line is down for longer
-than a grace. See docs/protocol-mesh.md for the bytes.
+The exchange owns every stream that this node asks for or answers. A stream fails rather than hangs. It fails with
+`replica_lost` when the node died or fell silent, and with `line_lost` when only the way to it broke: on a gap, when
+nobody listens, when the node's line or this node's own was cut and something was lost by it. Whether something was, is
+asked at once: an answerer tells for each credit at which number it is, or that it knows no such stream. See
+docs/protocol-mesh.md for the bytes.
 """
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
@@ -20,35 +20,39 @@ from felloe.mesh.connection import Connection
 from felloe.mesh.incoming import Incoming
 from felloe.mesh.outgoing import Outgoing
 from felloe.mesh.permissions import flow, inbox, infer
-from felloe.mesh.rules import DEAF_AFTER_SECONDS
+from felloe.mesh.posts import Posts
 from felloe.mesh.session import Message, Subscription, says_nobody_listens
-from felloe.mesh.stream_rules import MAX_REQUEST_BYTES, PART_BYTES, WINDOW_BYTES, WINDOW_MESSAGES, split
+from felloe.mesh.stream_rules import (
+    MAX_REQUEST_BYTES,
+    PART_BYTES,
+    WINDOW_BYTES,
+    WINDOW_MESSAGES,
+    Fate,
+    fate,
+    missed_seconds,
+    split,
+)
 from felloe.mesh.stream_wire import Kind, Opening, encode, encode_flow, encode_open, reply_subject
 
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
-CREDIT_SECONDS = 5.0
+LEAVE_SECONDS = 0.15
 GRACE_SECONDS = 2.0
 MAX_ASKED = 4096
-MAX_POSTS = 8192
+MAX_ANSWERS = 512
 
 _REPLICA_LOST = "replica_lost"
+_LINE_LOST = "line_lost"
 
 Handler = Callable[[bytes, Outgoing], Awaitable[None]]
 """Answers one request; cancelled at once when the asker goes away."""
 
 
-class _Post(NamedTuple):
-    subject: str
-    data: bytes
-    reply: str
-
-
 class Exchange:
     """All request streams of this node, asked and answered.
 
-    `clock` is monotonic, in seconds.
+    `clock` is monotonic, in seconds. `grace_seconds` is how long a stream waits for this node's line to come back.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class Exchange:
         this: NodeId,
         *,
         clock: Callable[[], float] = time.monotonic,
-        max_answers: int = 256,
+        max_answers: int = MAX_ANSWERS,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         self._connection = connection
@@ -65,14 +69,18 @@ class Exchange:
         self._clock = clock
         self._grace_seconds = grace_seconds
         self._asked: dict[str, Incoming] = {}
-        self._answering = Answering(connection.publish, self._post, clock=clock, max_answers=max_answers)
-        self._posts: asyncio.Queue[_Post] = asyncio.Queue(MAX_POSTS)
+        self._posts = Posts(connection)
+        self._answering = Answering(connection.publish, self._posts.post, clock=clock, max_answers=max_answers)
         self._subscriptions: list[Subscription] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._inbox_prefix_length = len(inbox(this)) + 1
+        self._banned: frozenset[NodeId] = frozenset()
         self._down_since: float | None = None
+        self._downs = 0
+        self._leaving: asyncio.TimerHandle | None = None
         connection.on_up(self._line_up)
         connection.on_down(self._line_down)
+        connection.keep_while(lambda: bool(self._asked or self._answering.count))
 
     @property
     def asked(self) -> int:
@@ -93,7 +101,7 @@ class Exchange:
         ):
             self._subscriptions.append(await self._connection.subscribe(subject, handler))
         self._tasks = [
-            asyncio.create_task(self._send_posts(), name="exchange-posts"),
+            asyncio.create_task(self._posts.run(), name="exchange-posts"),
             asyncio.create_task(self._tend_for_ever(), name="exchange-tend"),
         ]
 
@@ -101,22 +109,41 @@ class Exchange:
         """Answer requests with `handler` from now on."""
         self._answering.handler = handler
 
-    async def open(self, node: NodeId, request: bytes, *, silence_seconds: float = 5.0) -> Incoming:
+    def ban(self, nodes: frozenset[NodeId]) -> None:
+        """Have no stream with these nodes from now on, in either direction; others than these may have one again."""
+        self._banned = nodes
+        for node in nodes:
+            self._fail_all(node, FelloeError(_REPLICA_LOST, "the answering node was expelled"))
+        self._answering.ban(nodes)
+
+    async def open(
+        self,
+        node: NodeId,
+        request: bytes,
+        *,
+        silence_seconds: float = 5.0,
+        can_leave: Callable[[], bool] | None = None,
+    ) -> Incoming:
         """Send `request` (at most 8 MiB) to `node` and return its answer, which begins to come in.
 
-        `replica_lost` when no hub is connected and none becomes so within a short grace, `overloaded` beyond 4,096
-        open streams, `body_too_large`.
+        While this node's line is down, the stream fails at once if `can_leave` says that somebody here can go on.
+        `network_unreachable` when no hub is connected and none becomes so within a short grace, `line_lost` when the
+        line breaks under it, `replica_lost` for a banned node, `overloaded` beyond 4,096 open streams,
+        `body_too_large`.
         """
         if len(request) > MAX_REQUEST_BYTES:
             raise FelloeError("body_too_large", "the request is too large to travel")
+        if node in self._banned:
+            raise FelloeError(_REPLICA_LOST, "the node was expelled")
         if len(self._asked) >= MAX_ASKED:
             raise FelloeError("overloaded", "too many streams are open", retry_after=1.0)
         if not await self._connection.wait_up(self._grace_seconds):
-            raise FelloeError(_REPLICA_LOST, "no hub is connected")
+            raise FelloeError("network_unreachable", "no hub is connected")
         incoming = Incoming(
             node,
             secrets.token_hex(16),
             silence_seconds=silence_seconds,
+            can_leave=can_leave,
             now=self._clock(),
             grant=self._grant,
             forget=self._forget,
@@ -126,7 +153,7 @@ class Exchange:
             await self._send_request(incoming, request)
         except FelloeError as error:
             self._asked.pop(incoming.stream, None)
-            raise FelloeError(_REPLICA_LOST, "the request did not leave this node") from error
+            raise FelloeError(_LINE_LOST, "the request did not leave this node") from error
         except BaseException:
             await incoming.close()
             raise
@@ -134,9 +161,12 @@ class Exchange:
 
     def node_lost(self, node: NodeId) -> None:
         """Fail every answer that comes from `node`, and stop every answer that goes to it."""
-        for incoming in [i for i in self._asked.values() if i.node == node]:
-            incoming.fail(FelloeError(_REPLICA_LOST, "the answering node died"))
+        self._fail_all(node, FelloeError(_REPLICA_LOST, "the answering node died"))
         self._answering.cancel_for(node)
+
+    def node_moved(self, node: NodeId) -> None:
+        """Fail every answer that comes from `node`: its line was cut, and with it what it was sending."""
+        self._fail_all(node, FelloeError(_LINE_LOST, "the answering node's line was cut"))
 
     async def close(self) -> None:
         """End all streams and stop listening; bounded in time."""
@@ -145,29 +175,32 @@ class Exchange:
         await self._answering.close()
         for subscription in self._subscriptions:
             await subscription.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self._posts.join()
+        await self._posts.sent(1.0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._subscriptions, self._tasks = [], []
+        self._stay()
 
     async def _send_request(self, incoming: Incoming, request: bytes) -> None:
-        publish = self._connection.publish
+        downs = self._downs
         subject = infer(incoming.node)
         reply = reply_subject(self._this, incoming.stream)
         opening = Opening(WINDOW_MESSAGES, WINDOW_BYTES, len(request))
         for number, part in enumerate(split(request, PART_BYTES)):
             message = encode_open(opening, part) if number == 0 else encode(Kind.MORE, number, part)
-            await publish(subject, message, reply)
+            await self._connection.publish(subject, message, reply)
+        if downs != self._downs:
+            raise FelloeError(_LINE_LOST, "the line broke while the request was sent")
+        incoming.asked = True
+        incoming.heard = self._clock()
 
     def _on_answer(self, message: Message) -> None:
         incoming = self._asked.get(message.subject[self._inbox_prefix_length :])
         if incoming is None:
             return
         if message.headers and says_nobody_listens(message):
-            incoming.fail(FelloeError(_REPLICA_LOST, "nobody answers for the node"))
+            incoming.fail(FelloeError(_LINE_LOST, "nobody answers for the node"), tell=False)
             return
         incoming.accept(message.data, self._clock())
 
@@ -175,7 +208,7 @@ class Exchange:
         if message.subject.endswith(".infer"):
             self._answering.on_request(message.data, message.reply)
         elif message.subject.endswith(".flow"):
-            self._answering.on_flow(message.data)
+            self._answering.on_flow(message.data, message.reply)
 
     def _grant(self, incoming: Incoming) -> None:
         """A reader has used up half a window: grant a whole one beyond what it used."""
@@ -187,56 +220,73 @@ class Exchange:
         ledger = incoming.ledger
         data = encode_flow(Kind.CREDIT, incoming.stream, ledger.granted_messages, ledger.granted_bytes)
         # The reply subject comes along because it renews the answerer's right to publish there.
-        self._post(flow(incoming.node), data, reply_subject(self._this, incoming.stream))
+        self._posts.post(flow(incoming.node), data, reply_subject(self._this, incoming.stream))
 
     def _forget(self, incoming: Incoming, tell: bool) -> None:
         """A stream has ended here; `tell` its answerer, who may be at work still."""
         if self._asked.pop(incoming.stream, None) is not None and tell:
-            self._post(flow(incoming.node), encode_flow(Kind.CANCEL, incoming.stream, 0, 0))
+            self._posts.post(flow(incoming.node), encode_flow(Kind.CANCEL, incoming.stream, 0, 0))
 
-    def _post(self, subject: str, data: bytes, reply: str = "") -> None:
-        """Send a small message soon, without waiting; it is dropped when far too many are under way."""
-        try:
-            self._posts.put_nowait(_Post(subject, data, reply))
-        except asyncio.QueueFull:
-            logger.warning("too many control messages wait for the hub; one was dropped")
-
-    async def _send_posts(self) -> None:
-        while True:
-            post = await self._posts.get()
-            with contextlib.suppress(FelloeError):
-                await self._connection.publish(*post)
-            self._posts.task_done()
+    def _fail_all(self, node: NodeId, failure: FelloeError) -> None:
+        for incoming in [i for i in self._asked.values() if i.node == node]:
+            incoming.fail(failure)
 
     async def _tend_for_ever(self) -> None:
         last = self._clock()
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._clock()
-            # Whoever was suspended has heard nobody; that is not the others' silence.
-            deaf = now - last > DEAF_AFTER_SECONDS
+            missed = missed_seconds(now - last, TICK_SECONDS)
             last = now
             try:
-                self._tend(now, deaf)
+                self._tend(now, missed)
             except Exception:
                 logger.exception("tending the streams failed")
 
-    def _tend(self, now: float, deaf: bool) -> None:
-        line_lost = self._down_since is not None and now - self._down_since > self._grace_seconds
+    def _tend(self, now: float, missed: float) -> None:
+        down_for = None if self._down_since is None else now - self._down_since
+        hub_silent_for = self._connection.silent_seconds
         for incoming in list(self._asked.values()):
-            if deaf:
-                incoming.heard = now
-            if line_lost:
-                incoming.fail(FelloeError(_REPLICA_LOST, "this node has lost its hub"))
-            elif now - incoming.heard > incoming.silence_seconds:
-                incoming.fail(FelloeError(_REPLICA_LOST, "the answering node fell silent"))
-            elif now - incoming.credited > CREDIT_SECONDS:
-                self._send_credit(incoming, now)
-        self._answering.tend(now, deaf)
+            incoming.heard += missed
+            if down_for is not None:
+                if down_for > self._grace_seconds:
+                    incoming.fail(FelloeError(_LINE_LOST, "this node has lost its hub"))
+            elif incoming.asked:
+                self._tend_one(incoming, now, hub_silent_for)
+        self._answering.tend(now, missed)
+
+    def _tend_one(self, incoming: Incoming, now: float, hub_silent_for: float) -> None:
+        silent_for, untold_for = now - incoming.heard, now - incoming.credited
+        decided = fate(silent_for, untold_for, hub_silent_for, incoming.silence_seconds)
+        if decided is Fate.FAIL:
+            incoming.fail(FelloeError(_REPLICA_LOST, "the answering node fell silent"))
+        elif decided is Fate.ASK:
+            self._send_credit(incoming, now)
 
     def _line_up(self) -> None:
         self._down_since = None
+        self._stay()
+        now = self._clock()
+        for incoming in self._asked.values():
+            incoming.heard = now
+            if incoming.asked:
+                self._send_credit(incoming, now)
 
     def _line_down(self) -> None:
         self._down_since = self._clock()
+        self._downs += 1
         self._answering.cancel_all()
+        self._stay()
+        # Another hub mostly answers sooner, and then nothing need be computed twice.
+        self._leaving = asyncio.get_running_loop().call_later(LEAVE_SECONDS, self._leave)
+
+    def _stay(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+
+    def _leave(self) -> None:
+        """Give up the answers that somebody here can go on with."""
+        for incoming in list(self._asked.values()):
+            if incoming.can_leave is not None and incoming.can_leave():
+                incoming.fail(FelloeError(_LINE_LOST, "this node has lost its hub"))

@@ -9,7 +9,7 @@ from felloe.domain.ids import NodeId
 from felloe.mesh.stream_rules import MAX_MESSAGE_BYTES, Ledger, Receipt, Verdict
 from felloe.mesh.stream_wire import HEADER, BadMessage, Kind, parse_header, parse_refusal
 
-REFUSALS = frozenset({"unsealed", "overloaded", "draining", "replayed", "internal"})
+REFUSALS = frozenset({"unsealed", "overloaded", "draining", "replayed", "internal", "line_lost"})
 """The codes that an answerer may end a stream with; any other means `replica_lost`."""
 
 
@@ -20,7 +20,10 @@ Consume = Callable[[bytes], Awaitable[None] | None]
 
 
 class Incoming:
-    """One answer: its messages in order, then its end or a `FelloeError`. Whoever opened it closes it."""
+    """One answer: its messages in order, then its end or a `FelloeError`. Whoever opened it closes it.
+
+    `can_leave` is asked while this node's own line is down: whether somebody here could go on with the answer.
+    """
 
     def __init__(
         self,
@@ -28,6 +31,7 @@ class Incoming:
         stream: str,
         *,
         silence_seconds: float,
+        can_leave: Callable[[], bool] | None,
         now: float,
         grant: Callable[["Incoming"], None],
         forget: Callable[["Incoming", bool], None],
@@ -35,6 +39,8 @@ class Incoming:
         self.node = node
         self.stream = stream
         self.silence_seconds = silence_seconds
+        self.can_leave = can_leave
+        self.asked = False
         self.heard = now
         self.credited = now
         self.ledger = Ledger()
@@ -54,9 +60,10 @@ class Incoming:
     async def pump(self, consume: Consume) -> None:
         """Hand each message to `consume` as it comes in, in order; returns at the clean end.
 
-        `replica_lost` when the answer cannot be completed, or the code with which the answerer refused; what came in
-        order before a failure is consumed first. What `consume` raises ends the pump. While it waits for an awaitable
-        from `consume`, or nobody pumps, messages are held and not credited.
+        `replica_lost` when the answer cannot be completed, `line_lost` when only the way to the node broke, or the code
+        with which the answerer refused; what came in order before a failure is consumed first. What `consume` raises
+        ends the pump. While it waits for an awaitable from `consume`, or nobody pumps, messages are held and not
+        credited.
         """
         self._consume = consume
         try:
@@ -99,7 +106,7 @@ class Incoming:
                 self.fail(_refused(message[HEADER.size :]), tell=False)
                 return
         except BadMessage:
-            self.fail(FelloeError("replica_lost", "the answerer does not speak this protocol"))
+            self.fail(_strange())
             return
         verdict = self._receipt.judge(kind, sequence)
         if verdict is Verdict.TAKE:
@@ -114,7 +121,9 @@ class Incoming:
             self._forget(self, False)
             self._wake()
         elif verdict is Verdict.BROKEN:
-            self.fail(FelloeError("replica_lost", "a part of the answer was lost on the way"))
+            self.fail(FelloeError("line_lost", "a part of the answer was lost on the way"))
+        elif verdict is Verdict.STRANGE:
+            self.fail(_strange())
 
     def fail(self, failure: FelloeError, *, tell: bool = True) -> None:
         """End the stream, unless it has ended already; what waits is still delivered. `tell` the answerer to stop."""
@@ -173,6 +182,10 @@ class Incoming:
         pumping = self._pumping
         if pumping is not None and not pumping.done():
             pumping.set_result(None)
+
+
+def _strange() -> FelloeError:
+    return FelloeError("replica_lost", "the answerer does not speak this protocol")
 
 
 def _refused(body: bytes) -> FelloeError:

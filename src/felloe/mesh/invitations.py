@@ -89,7 +89,7 @@ class Invitations:
         self._replace(kept | {invitation.id: invitation})
         return invitation, secret
 
-    def redeem(self, identifier: bytes, secret: bytes, node: NodeId, now: float) -> Role:
+    async def redeem(self, identifier: bytes, secret: bytes, node: NodeId, now: float) -> Role:
         """The role that `node` joins with, after storing the use.
 
         Raises `token_refused`: with the reason for who knows the secret, without any for who does not. Raises what

@@ -23,7 +23,7 @@ _PIN_BYTES = 32
 _CHECKSUM_BYTES = 4
 _FIXED_BYTES = _PIN_BYTES + ID_BYTES + SECRET_BYTES + _CHECKSUM_BYTES
 _LONGEST_ADDRESSES = 1024
-_MOST_ADDRESSES = 8
+MOST_ADDRESSES = 8
 _LONGEST_TEXT = 4096
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
 
@@ -62,11 +62,20 @@ def parse_address(text: str) -> Address:
     return Address(host, int(port))
 
 
+def is_host(text: str) -> bool:
+    """Whether `text` is a host name or an IP address, without brackets or zone."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return _HOST_NAME.fullmatch(text) is not None
+    return "%" not in text
+
+
 def write_token(token: JoinToken) -> str:
     """The token's one line; raises `ValueError` when it has no address or too many."""
     addresses = ",".join(map(str, token.addresses)).encode()
-    if not 1 <= len(token.addresses) <= _MOST_ADDRESSES or len(addresses) > _LONGEST_ADDRESSES:
-        raise ValueError(f"a token names 1 to {_MOST_ADDRESSES} addresses")
+    if not 1 <= len(token.addresses) <= MOST_ADDRESSES or len(addresses) > _LONGEST_ADDRESSES:
+        raise ValueError(f"a token names 1 to {MOST_ADDRESSES} addresses")
     if (len(token.pin), len(token.id), len(token.secret)) != (_PIN_BYTES, ID_BYTES, SECRET_BYTES):
         raise ValueError("the token's pin, id or secret has a wrong length")
     body = token.pin + token.id + token.secret + addresses
@@ -113,7 +122,7 @@ def _take_apart(body: bytes) -> JoinToken:
         addresses = tuple(parse_address(address) for address in body[secret_end:].decode("ascii").split(","))
     except ValueError as error:
         raise _bad(f"the token names an address that cannot be dialled: {error}") from error
-    if len(addresses) > _MOST_ADDRESSES:
+    if len(addresses) > MOST_ADDRESSES:
         raise _bad("the token names too many addresses")
     return JoinToken(
         addresses=addresses,

@@ -14,7 +14,7 @@ LONGEST_NAME = 64
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node keeps of its network. `root` and `issuer` are PEM, `account` is a public nkey.
+    """What a node keeps of its network, beside its credential and trust list. `account` is a public nkey.
 
     `hubs` are peer addresses (`host:port`) to renew at, `nats_urls` where to connect.
     """
@@ -23,15 +23,16 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeId
     name: str
     role: Role
-    root: str
-    issuer: str
     account: str
     nats_urls: tuple[str, ...]
     hubs: tuple[str, ...]
 
 
 class ListedMember(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the hub's list; times in Unix seconds. `revoked_at` is 0 for members in good standing."""
+    """One row of the hub's list; times in Unix seconds. `revoked_at` is 0 for members in good standing.
+
+    `never_hub`: the owner demoted it, so it is not chosen as a hub again unless the owner promotes it.
+    """
 
     id: NodeId
     name: str
@@ -39,6 +40,7 @@ class ListedMember(msgspec.Struct, frozen=True, kw_only=True):
     public_key: bytes
     joined_at: float
     revoked_at: float = 0.0
+    never_hub: bool = False
 
 
 class _Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +55,7 @@ class MemberList:
         self._save = save
         self._members = {member.id: member for member in _read(stored)}
 
-    def add(self, public_key: bytes, name: str, role: Role, now: float) -> ListedMember:
+    async def add(self, public_key: bytes, name: str, role: Role, now: float) -> ListedMember:
         """List a node by its raw key; one that is listed already keeps its date and takes the new name and role.
 
         Raises `forbidden` for a revoked key: it never comes back.
@@ -88,6 +90,10 @@ class MemberList:
             member = msgspec.structs.replace(member, revoked_at=now)
             self._replace(member)
         return member
+
+    async def leave(self, node: NodeId, now: float) -> None:
+        """Mark a node as removed by its own wish. Raises `not_found`."""
+        self.revoke(node, now)
 
     def revocations(self, now: float) -> dict[bytes, float]:
         """Raw key and time of each revocation that a live token could still predate."""

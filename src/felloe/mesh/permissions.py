@@ -16,9 +16,6 @@ MAXIMUM_PAYLOAD = 1 << 20
 REPLY_SECONDS = 3600
 """How long an answerer may stream to a reply subject. The server remembers each reply subject for that long."""
 
-CLAIMS_UPDATE = "$SYS.REQ.CLAIMS.UPDATE"
-"""System account: replaces an account's JWT on every server; its body is the JWT."""
-
 ROSTER = "roster.>"
 HUB_SERVICES = "hub.>"
 
@@ -75,9 +72,19 @@ def hub_service(name: str) -> str:
     return f"hub.{_token(name)}"
 
 
+def command(node: NodeId, name: str) -> str:
+    """Where `node` takes a command; only hubs may publish there."""
+    return f"node.{node}.command.{_token(name)}"
+
+
 def state(topic: str) -> str:
     """Where hubs publish shared state."""
     return f"state.{_token(topic)}"
+
+
+def account_update(account: str) -> str:
+    """System account: replaces the token of `account` (its public nkey) on every server; its body is the token."""
+    return f"$SYS.REQ.ACCOUNT.{account}.CLAIMS.UPDATE"
 
 
 def account_connected(account: str) -> str:
@@ -123,6 +130,8 @@ def spoke_template() -> Template:
             f"roster.{_SELF}.record",
             f"roster.{_SELF}.load",
             HUB_SERVICES,
+            # A hub may be the one that answers its own question.
+            f"{_INBOX}{_SELF}.>",
         ),
         subscribe=(f"node.{_SELF}.>", f"{_INBOX}{_SELF}.>", ROSTER, "state.>"),
         subscriptions=256,
@@ -130,11 +139,11 @@ def spoke_template() -> Template:
 
 
 def hub_template() -> Template:
-    """A hub is a node that also answers services, publishes shared state and uses JetStream."""
+    """A hub is a node that also answers services, publishes shared state and tells who is gone."""
     spoke = spoke_template()
     return Template(
-        publish=(*spoke.publish, "roster.gone.*", "state.>", "$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "$KV.>"),
-        subscribe=(*spoke.subscribe, HUB_SERVICES, "$JS.EVENT.ADVISORY.>", "$KV.>"),
+        publish=(*spoke.publish, "roster.gone.*", "state.>", "node.*.command.*"),
+        subscribe=(*spoke.subscribe, HUB_SERVICES),
         subscriptions=1024,
     )
 
@@ -142,7 +151,7 @@ def hub_template() -> Template:
 def system_template(application_account: str) -> Template:
     """A hub's second connection: it hears who comes and goes in the application account and replaces its JWT."""
     return Template(
-        publish=(CLAIMS_UPDATE, account_connections(application_account), "$SYS.REQ.SERVER.PING.>"),
+        publish=(account_update("*"), account_connections(application_account), "$SYS.REQ.SERVER.PING.>"),
         subscribe=(f"$SYS.ACCOUNT.{application_account}.*", f"{_INBOX}{_SELF}.>"),
         replies=False,
         subscriptions=64,

@@ -6,18 +6,19 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from random import Random
-from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
-from felloe.domain.roster import Load, Member, NodeRecord, Roster
+from felloe.domain.roster import Load, NodeRecord, Roster
 from felloe.mesh.connection import Connection
+from felloe.mesh.doubles import ENOUGH, Doubles
 from felloe.mesh.permissions import ROSTER, roster_load, roster_record
+from felloe.mesh.roster_snapshots import Snapshots
+from felloe.mesh.roster_sync import SERVICE, RosterSync, page_of
 from felloe.mesh.roster_wire import (
-    MAX_PAGE_BYTES,
     BadRecord,
     Heartbeat,
     RosterEntry,
@@ -29,22 +30,18 @@ from felloe.mesh.roster_wire import (
     encode_record,
     parse_id,
 )
-from felloe.mesh.rules import Census, Heard
+from felloe.mesh.rules import Census, Heard, Pulse
 from felloe.mesh.services import HubClient, HubServices
 from felloe.mesh.session import Message, Subscription
 
 logger = logging.getLogger(__name__)
 
-SERVICE = "roster"
 RECORD_SECONDS = 10.0
 HEARTBEAT_SECONDS = 1.0
 SHORTEST_SECONDS = 0.05
 SWEEP_SECONDS = 0.5
 BATCH_SECONDS = 0.05
-SEEN_SECONDS = 1.0
-SYNC_SECONDS = 2.0
 INTRODUCTIONS_PER_SECOND = 1000
-MAX_PAGES = 10_000
 
 T = TypeVar("T")
 
@@ -52,7 +49,8 @@ T = TypeVar("T")
 class RosterService:
     """Publishes this node's record and load, keeps the snapshot of all members. Implements `Rosters`.
 
-    `sign` signs with the node key. `clock` is monotonic, `wall` is Unix time, both in seconds.
+    `sign` signs with the node key. `clock` is monotonic; `wall` is Unix time, asked once: records are issued by the
+    monotonic clock from then on, so that a clock that is set harms nobody. Both in seconds.
     """
 
     def __init__(
@@ -66,39 +64,40 @@ class RosterService:
         random: Random | None = None,
     ) -> None:
         self._connection = connection
-        self._hubs = HubClient(connection)
         self._this = record.id
         self._sign = sign
         self._clock = clock
-        self._wall = wall
+        self._issuing_since = wall() - clock()
         self._random = random or Random()  # noqa: S311  only spreads messages
+        self._sync = RosterSync(HubClient(connection), self._take_entry, clock=clock, random=self._random)
+        self._doubles = Doubles(record.started_at)
+        self._banned: frozenset[NodeId] = frozenset()
+        self._session = 0
+        self._down_since: float | None = clock() - RECORD_SECONDS
         self._record: NodeRecord = record
         self._load = Load()
         self._read_load = Load
         self._load_is_stale = False
         self._signed = b""
         self._census = Census(clock())
-        self._roster = Roster(self._this, MappingProxyType({}), 0)
-        self._built = clock()
-        self._dirty: set[NodeId] = set()
-        self._seen: set[NodeId] = set()
+        self._snapshots = Snapshots(self._this, self._census, clock, wall)
         self._batch: asyncio.TimerHandle | None = None
         self._introduction: asyncio.TimerHandle | None = None
         self._change_callbacks: list[Callable[[Roster], None]] = []
         self._loss_callbacks: list[Callable[[NodeId], None]] = []
+        self._move_callbacks: list[Callable[[NodeId], None]] = []
+        self._double_callbacks: list[Callable[[NodeRecord], None]] = []
         self._say_record = asyncio.Event()
         self._say_load = asyncio.Event()
-        self._sync = asyncio.Event()
         self._subscription: Subscription | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.set_record(record)
         connection.on_up(self._line_up)
+        connection.on_down(self._line_down)
 
     def snapshot(self) -> Roster:
         """The newest snapshot; `seen_at` in it is at most about a second old."""
-        if self._seen and self._clock() - self._built > SEEN_SECONDS:
-            self._rebuild()
-        return self._roster
+        return self._snapshots.newest()
 
     def on_change(self, callback: Callable[[Roster], None]) -> None:
         """Call `callback` in the event loop after each change of a record, a load, or who is alive."""
@@ -108,13 +107,31 @@ class RosterService:
         """Call `callback` at once when a node dies or is seen to have started anew: its answers will not come."""
         self._loss_callbacks.append(callback)
 
+    def on_move(self, callback: Callable[[NodeId], None]) -> None:
+        """Call `callback` at once when a living node's line was cut and stands again: what it was sending is lost."""
+        self._move_callbacks.append(callback)
+
+    def on_double(self, callback: Callable[[NodeRecord], None]) -> None:
+        """Call `callback` with the other's record whenever somebody else is heard who runs with this node's key.
+
+        Both hear of each other within moments of being connected; `started_at` tells who was there first.
+        """
+        self._double_callbacks.append(callback)
+
+    def ban(self, nodes: frozenset[NodeId]) -> None:
+        """Take nothing from these nodes from now on, and forget what they said; others than these may speak again."""
+        self._banned = nodes - {self._this}
+        self._note(self._census.drop(self._banned))
+
     def set_record(self, record: NodeRecord) -> None:
         """Say this about this node from now on; `issued_at` is filled in. Raises `bad_config` when it is too large."""
-        newest = max(self._wall(), self._record.issued_at + 0.001) if self._signed else self._wall()
+        newest = self._issuing_since + self._clock()
+        if self._signed:
+            newest = max(newest, self._record.issued_at + 0.001)
         record = msgspec.structs.replace(record, id=self._this, issued_at=newest)
         try:
             signed = encode_record(record, self._sign)
-            decode_record(signed, newest)
+            decode_record(signed)
         except BadRecord as error:
             raise FelloeError("bad_config", f"this node's record would be refused: {error}") from error
         self._record, self._signed = record, signed
@@ -140,7 +157,7 @@ class RosterService:
             asyncio.create_task(self._say_for_ever(self._say_record, RECORD_SECONDS, self._tell_record)),
             asyncio.create_task(self._say_for_ever(self._say_load, HEARTBEAT_SECONDS, self._tell_load)),
             asyncio.create_task(self._sweep_for_ever()),
-            asyncio.create_task(self._sync_for_ever()),
+            asyncio.create_task(self._sync.run()),
         ]
         if self._connection.is_up:
             self._line_up()
@@ -175,20 +192,19 @@ class RosterService:
         if first == "gone":
             return self._hear_gone(parse_id(second))
         node = parse_id(first)
+        if node in self._banned:
+            return Heard()
         if node == self._this:
+            self._hear_own_id(second, data)
             return Heard()
         now = self._clock()
         if second == "load":
-            heartbeat = decode_heartbeat(data)
-            if self._census.lacks(node, heartbeat.issued_at):
-                self._sync.set()
-            self._seen.add(node)
-            return self._census.hear_load(node, heartbeat.load, now)
+            return self._hear_load(node, decode_heartbeat(data), now)
         if second != "record":
             return Heard()
         if self._census.has(node, data):
             return self._census.hear_load(node, self._census.known[node].load, now)
-        record = decode_record(data, self._wall())
+        record = decode_record(data)
         if record.id != node:
             raise BadRecord("the record is another node's")
         is_new = node not in self._census.known
@@ -196,6 +212,24 @@ class RosterService:
         if "hub" in record.roles and (is_new or node in heard.lost):
             self._introduce()
         return heard
+
+    def _hear_load(self, node: NodeId, heartbeat: Heartbeat, now: float) -> Heard:
+        pulse = Pulse(heartbeat.started_at, heartbeat.session)
+        if self._census.lacks(node, heartbeat.issued_at, pulse):
+            self._sync.want(node)
+        self._snapshots.seen(node)
+        return self._census.hear_load(node, heartbeat.load, now, pulse)
+
+    def _hear_own_id(self, what: str, data: bytes) -> None:
+        if what != "record" or data == self._signed:
+            return
+        record = decode_record(data)
+        records = self._doubles.hear(record) if record.id == self._this else 0
+        if 0 < records <= ENOUGH:
+            # The other one hears this, and says its own once more: so both are certain at once.
+            self.set_record(self._record)
+        if records >= ENOUGH:
+            _call_all(self._double_callbacks, record)
 
     def _hear_gone(self, node: NodeId) -> Heard:
         if node != self._this:
@@ -221,13 +255,15 @@ class RosterService:
 
     def _note(self, heard: Heard) -> None:
         if heard.changed:
-            self._dirty.update(heard.changed)
+            self._snapshots.changed(heard.changed)
             if heard.lost:
                 self._publish_snapshot()
             else:
                 self._publish_soon()
         for node in heard.lost:
             _call_all(self._loss_callbacks, node)
+        for node in heard.moved:
+            _call_all(self._move_callbacks, node)
 
     def _publish_soon(self) -> None:
         if not self._tasks:
@@ -240,8 +276,7 @@ class RosterService:
             self._batch.cancel()
             self._batch = None
         self._refresh_load()
-        self._rebuild()
-        _call_all(self._change_callbacks, self._roster)
+        _call_all(self._change_callbacks, self._snapshots.build())
 
     def _refresh_load(self) -> None:
         """Ask how busy this node is, when that may have changed."""
@@ -257,29 +292,21 @@ class RosterService:
             logger.error("this node's load cannot be told: the others would refuse it")
             return
         self._load = load
-        self._dirty.update(self._census.hear_load(self._this, load, self._clock()).changed)
-
-    def _rebuild(self) -> None:
-        now = self._built = self._clock()
-        wall = self._wall()
-        members = dict(self._roster.members)
-        for node in self._dirty | self._seen:
-            known = self._census.known.get(node)
-            if known is None:
-                members.pop(node, None)
-            else:
-                seen_at = wall - (now - known.heard)
-                members[node] = Member(record=known.record, load=known.load, alive=known.alive, seen_at=seen_at)
-        self._dirty.clear()
-        self._seen.clear()
-        self._roster = Roster(self._this, MappingProxyType(members), self._roster.version + 1)
+        self._snapshots.changed(self._census.hear_load(self._this, load, self._clock()).changed)
 
     # What this node says
 
     def _line_up(self) -> None:
-        self._say_record.set()
+        self._session += 1
+        # A newer record tells whoever gave this node up that it can be asked again.
+        self.set_record(self._record)
         self._say_load.set()
-        self._sync.set()
+        if self._down_since is not None and self._clock() - self._down_since >= RECORD_SECONDS:
+            self._sync.want_all()
+        self._down_since = None
+
+    def _line_down(self) -> None:
+        self._down_since = self._clock()
 
     async def _say_for_ever(self, wake: asyncio.Event, seconds: float, tell: Callable[[], tuple[str, bytes]]) -> None:
         while True:
@@ -296,54 +323,26 @@ class RosterService:
 
     def _tell_load(self) -> tuple[str, bytes]:
         self._refresh_load()
-        heartbeat = Heartbeat(self._load, self._record.issued_at)
+        heartbeat = Heartbeat(self._load, self._record.issued_at, self._session, self._record.started_at)
         return roster_load(self._this), msgspec.msgpack.encode(heartbeat)
 
     # What hubs tell newcomers
 
-    async def _sync_for_ever(self) -> None:
-        while True:
-            await self._sync.wait()
-            self._sync.clear()
-            try:
-                await self._fetch()
-            except FelloeError as error:
-                logger.debug("no roster from a hub: %s", error.code)
-            await asyncio.sleep(SYNC_SECONDS * (0.5 + self._random.random()))
-
-    async def _fetch(self) -> None:
-        after = ""
-        for _ in range(MAX_PAGES):
-            page = await self._hubs.ask(SERVICE, RosterRequest(after), RosterPage)
-            for entry in page.entries:
-                after = max(after, self._take_entry(entry))
-            if not page.more or not page.entries:
-                return
-
     def _take_entry(self, entry: RosterEntry) -> NodeId:
         """Believe a hub's entry as far as the node itself signed it; the entry's id, or '' when it is refused."""
         try:
-            record = decode_record(entry.signed, self._wall())
+            record = decode_record(entry.signed)
             check_load(entry.load)
         except BadRecord as error:
             logger.warning("refused an entry of a hub's roster: %s", error)
             return NodeId("")
-        if record.id != self._this:
+        if record.id != self._this and record.id not in self._banned:
             silence = None if entry.silence is None else max(entry.silence, 0.0)
             self._note(self._census.hear_of(record, entry.signed, entry.load, silence, self._clock()))
         return record.id
 
     async def _page(self, request: RosterRequest) -> RosterPage:
-        now = self._clock()
-        entries: list[RosterEntry] = []
-        size = 0
-        for node in sorted(node for node in self._census.known if node > request.after):
-            known = self._census.known[node]
-            size += len(known.signed) + 64 * (len(known.load.active) + len(known.load.waiting)) + 64
-            if entries and size > MAX_PAGE_BYTES:
-                return RosterPage(entries, more=True)
-            entries.append(RosterEntry(known.signed, known.load, now - known.heard if known.alive else None))
-        return RosterPage(entries, more=False)
+        return page_of(self._census, request, self._clock())
 
 
 def _call_all(callbacks: Sequence[Callable[[T], None]], argument: T) -> None:

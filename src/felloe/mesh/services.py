@@ -1,16 +1,21 @@
-"""Questions to the hubs: `hub.<service>`, typed on both sides, bounded in size, time and number."""
+"""Questions to the hubs (`hub.<service>`) and the hubs' commands to a node (`node.<id>.command.<name>`).
+
+Typed on both sides, bounded in size, time and number.
+"""
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
 from felloe.domain.errors import CATALOGUE, FelloeError
+from felloe.domain.ids import NodeId
 from felloe.mesh.connection import Connection
-from felloe.mesh.permissions import hub_service
+from felloe.mesh.permissions import command, hub_service, inbox_owner
 from felloe.mesh.session import Message, Subscription
 
 logger = logging.getLogger(__name__)
@@ -18,6 +23,9 @@ logger = logging.getLogger(__name__)
 MAX_QUESTION_BYTES = 512 * 1024
 MAX_ANSWER_BYTES = 1024 * 1024 - 4096
 MAX_AT_WORK = 64
+MAX_PER_ASKER = 16
+MAX_REFUSALS = 256
+RETRY_AFTER_SECONDS = 1.0
 HANDLER_SECONDS = 10.0
 HUBS = "hubs"
 
@@ -52,27 +60,53 @@ class HubClient:
         Raises what the hub answered with, `network_unreachable` when no hub is there, `deadline_exceeded` after
         `timeout` seconds, `body_too_large`, or `internal` when the answer is not an `answer`.
         """
-        data = msgspec.msgpack.encode(question)
-        if len(data) > MAX_QUESTION_BYTES:
-            raise FelloeError("body_too_large", f"the question to {service} is too large")
-        reply = await self._connection.request(hub_service(service), data, timeout=timeout)
-        try:
-            envelope = _ENVELOPE.decode(reply)
-            if isinstance(envelope, _Success):
-                return msgspec.msgpack.decode(envelope.body, type=answer)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise FelloeError("internal", f"the hub's answer to {service} cannot be read") from error
-        code = envelope.code if envelope.code in CATALOGUE else "internal"
-        raise FelloeError(code, envelope.detail[:300], retry_after=envelope.retry_after)
+        return await _ask(self._connection, hub_service(service), question, answer, timeout)
 
 
-class HubServices:
-    """A hub's side: one handler a service, at most 64 questions at work; more are refused as `overloaded`."""
+class NodeClient:
+    """A hub tells single nodes what to do; the message server lets nobody else."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+
+    async def tell(
+        self, node: NodeId, name: str, question: msgspec.Struct, answer: type[Answer], *, timeout: float = 5.0
+    ) -> Answer:
+        """Give `node` the command `name`; raises as `HubClient.ask`, with what the node answered."""
+        return await _ask(self._connection, command(node, name), question, answer, timeout)
+
+
+async def _ask(
+    connection: Connection, subject: str, question: msgspec.Struct, answer: type[Answer], timeout: float
+) -> Answer:
+    data = msgspec.msgpack.encode(question)
+    if len(data) > MAX_QUESTION_BYTES:
+        raise FelloeError("body_too_large", f"the question to {subject} is too large")
+    reply = await connection.request(subject, data, timeout=timeout)
+    try:
+        envelope = _ENVELOPE.decode(reply)
+        if isinstance(envelope, _Success):
+            return msgspec.msgpack.decode(envelope.body, type=answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FelloeError("internal", f"the answer from {subject} cannot be read") from error
+    code = envelope.code if envelope.code in CATALOGUE else "internal"
+    raise FelloeError(code, envelope.detail[:300], retry_after=envelope.retry_after)
+
+
+class Services:
+    """Who answers: one handler a service, at most 64 questions at work, 16 of them for one asker.
+
+    More are refused as `overloaded`, and beyond 256 refusals under way dropped. Who asks is known by the inbox that is
+    to get the answer. Nobody is authenticated by that: whoever names another's inbox uses up the other's share.
+    """
+
+    def __init__(self, connection: Connection, subject: Callable[[str], str], queue: str = "") -> None:
+        self._connection = connection
+        self._subject = subject
+        self._queue = queue
         self._subscriptions: list[Subscription] = []
-        self._at_work: set[asyncio.Task[None]] = set()
+        self._at_work: dict[asyncio.Task[None], NodeId] = {}
+        self._refusals: set[asyncio.Task[None]] = set()
 
     async def serve(
         self, service: str, question: type[Question], handler: Callable[[Question], Awaitable[msgspec.Struct]]
@@ -81,16 +115,18 @@ class HubServices:
         decoder = msgspec.msgpack.Decoder(question)
 
         def on_message(message: Message) -> None:
-            if not message.reply:
+            asker = inbox_owner(message.reply)
+            if asker is None:
                 return
-            if len(self._at_work) >= MAX_AT_WORK:
-                refusal = _Failure("overloaded", "the hub has too many questions", 1.0)
-                self._spawn(self._reply(message.reply, msgspec.msgpack.encode(refusal)))
+            if self._has_room(asker):
+                task = asyncio.create_task(self._answer(service, decoder, handler, message), name="hub-service")
+                self._at_work[task] = asker
+                task.add_done_callback(self._at_work.pop)
             else:
-                self._spawn(self._answer(service, decoder, handler, message))
+                self._refuse(message.reply)
 
         subscription = await self._connection.subscribe(
-            hub_service(service), on_message, queue=HUBS, pending_messages=MAX_AT_WORK * 16
+            self._subject(service), on_message, queue=self._queue, pending_messages=MAX_AT_WORK * 16
         )
         self._subscriptions.append(subscription)
 
@@ -99,14 +135,22 @@ class HubServices:
         for subscription in self._subscriptions:
             await subscription.close()
         self._subscriptions.clear()
-        for task in list(self._at_work):
+        tasks = [*self._at_work, *self._refusals]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._at_work, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work, name="hub-service")
-        self._at_work.add(task)
-        task.add_done_callback(self._at_work.discard)
+    def _has_room(self, asker: NodeId) -> bool:
+        own = sum(other == asker for other in self._at_work.values())
+        return len(self._at_work) < MAX_AT_WORK and own < MAX_PER_ASKER
+
+    def _refuse(self, reply: str) -> None:
+        if len(self._refusals) >= MAX_REFUSALS:
+            return
+        refusal = _Failure("overloaded", "there are too many questions", RETRY_AFTER_SECONDS)
+        task = asyncio.create_task(self._reply(reply, msgspec.msgpack.encode(refusal)), name="hub-refusal")
+        self._refusals.add(task)
+        task.add_done_callback(self._refusals.discard)
 
     async def _answer(
         self,
@@ -117,13 +161,27 @@ class HubServices:
     ) -> None:
         answer = msgspec.msgpack.encode(await _work(service, decoder, handler, message.data))
         if len(answer) > MAX_ANSWER_BYTES:
-            logger.error("the answer of hub.%s is too large: %d bytes", service, len(answer))
-            answer = msgspec.msgpack.encode(_Failure("internal", "the hub's answer is too large"))
+            logger.error("the answer of %s is too large: %d bytes", service, len(answer))
+            answer = msgspec.msgpack.encode(_Failure("internal", "the answer is too large"))
         await self._reply(message.reply, answer)
 
     async def _reply(self, subject: str, answer: bytes) -> None:
         with contextlib.suppress(FelloeError):
             await self._connection.publish(subject, answer)
+
+
+class HubServices(Services):
+    """A hub's side: of all hubs one answers each question."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection, hub_service, HUBS)
+
+
+class NodeCommands(Services):
+    """A node's side: it carries out what hubs tell it."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection, partial(command, connection.node))
 
 
 async def _work(
@@ -137,14 +195,14 @@ async def _work(
     try:
         question = decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _Failure("invalid_value", f"hub.{service} does not take such a question")
+        return _Failure("invalid_value", f"{service} does not take such a question")
     try:
         async with asyncio.timeout(HANDLER_SECONDS):
             return _Success(msgspec.Raw(msgspec.msgpack.encode(await handler(question))))
     except FelloeError as error:
         return _Failure(error.code, error.detail, error.retry_after)
     except TimeoutError:
-        return _Failure("deadline_exceeded", f"hub.{service} took too long")
+        return _Failure("deadline_exceeded", f"{service} took too long")
     except Exception:
-        logger.exception("hub.%s failed", service)
-        return _Failure("internal", f"hub.{service} failed")
+        logger.exception("the service %s failed", service)
+        return _Failure("internal", f"{service} failed")

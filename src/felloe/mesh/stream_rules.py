@@ -4,7 +4,7 @@ An answer is a row of messages, numbered from 0. `Receipt` is the asker's side: 
 already has and calls everything else a gap. `Allowance` is the answerer's side: how much it may still send. `Ledger`
 is the asker's account of what it has granted: what was used up by its reader is granted anew, half a window at a time.
 Grants are totals since the beginning, so that a credit that comes twice or late does no harm. `Assembly` puts a
-request together from its parts.
+request together from its parts. `fate` says what becomes of an answer that is silent.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,10 @@ WINDOW_BYTES = 1024 * 1024
 PART_BYTES = 256 * 1024
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
+CREDIT_SECONDS = 5.0
+ASK_AFTER_SECONDS = 0.3
+ASK_AGAIN_SECONDS = 0.5
+SUSPECT_SECONDS = 1.0
 
 # Members of an enum cost more to compare than numbers, and this is done for every message.
 _CONTENT = (int(Kind.DATA), int(Kind.PART))
@@ -30,6 +34,35 @@ class Verdict(Enum):
     DROP = "drop"
     END = "end"
     BROKEN = "broken"
+    STRANGE = "strange"
+
+
+class Fate(Enum):
+    """What to do about an answer that is coming in."""
+
+    WAIT = "wait"
+    ASK = "ask"
+    FAIL = "fail"
+
+
+def fate(silent_for: float, untold_for: float, hub_silent_for: float, most_silence: float) -> Fate:
+    """Judge an answer that was silent, and whose answerer was told no credit, for so many seconds.
+
+    A silent answerer is asked whether it goes on: if nobody listens any more, the server says so at once. Beyond
+    `most_silence` it is given up, unless this node's own hub is silent, too: then nobody could be heard.
+    """
+    if silent_for > most_silence and hub_silent_for < SUSPECT_SECONDS:
+        return Fate.FAIL
+    asks = silent_for > ASK_AFTER_SECONDS and untold_for > ASK_AGAIN_SECONDS
+    return Fate.ASK if asks or untold_for > CREDIT_SECONDS else Fate.WAIT
+
+
+def missed_seconds(elapsed: float, tick: float) -> float:
+    """How long this process did not run, or hardly, when `elapsed` seconds passed instead of `tick`.
+
+    Whoever was suspended or stalled has heard nobody; that is not the others' silence.
+    """
+    return elapsed - tick if elapsed > 2 * tick else 0.0
 
 
 class Receipt:
@@ -41,7 +74,7 @@ class Receipt:
         self.next = 0
 
     def judge(self, kind: int, sequence: int) -> Verdict:
-        """Judge a data, part, end or keepalive message; anything else breaks the stream."""
+        """Judge a data, part, end or keepalive message; anything else is no answer."""
         expected = self.next
         if kind in _CONTENT:
             if sequence == expected:
@@ -52,7 +85,7 @@ class Receipt:
                 self.next = expected + 1
                 return Verdict.END
         elif kind != _KEEPALIVE:
-            return Verdict.BROKEN
+            return Verdict.STRANGE
         return Verdict.DROP if sequence <= expected else Verdict.BROKEN
 
 

@@ -2,32 +2,20 @@
 
 import platform
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
-from typing import Literal
-
-from msgspec import Struct
 
 from felloe.domain.errors import FelloeError
 from felloe.mesh.nats_server import find_binary
 from felloe.node.config import NodeConfig, load_config
+from felloe.node.findings import Finding, can_listen
 from felloe.node.home import Home
+from felloe.node.hub_checks import clock_finding, hub_ports_finding, root_finding
 
-Verdict = Literal["ok", "warning", "failed"]
 _LOW_DISK_BYTES = 2_000_000_000
 _EARLIEST_SENSIBLE_TIME = 1_790_000_000  # a clock before this program's first release is wrong
-
-
-class Finding(Struct, frozen=True):
-    """The result of one check."""
-
-    check: str
-    verdict: Verdict
-    detail: str
-    next_step: str = ""
 
 
 def run_checks(home: Home, *, running: bool) -> Iterator[Finding]:
@@ -41,9 +29,12 @@ def run_checks(home: Home, *, running: bool) -> Iterator[Finding]:
         return
     yield Finding("configuration", "ok", str(home.config) if home.config.exists() else "defaults")
     yield _checked("keys", lambda: _keys(home))
+    yield _checked("root key", lambda: root_finding(home))
     yield _checked("clock", _clock)
+    yield _checked("hub's clock", lambda: clock_finding(home, config))
     yield _checked("disk", lambda: _disk(home))
     yield _checked("ports", lambda: _ports(config, running))
+    yield _checked("hub ports", lambda: hub_ports_finding(home, config, running=running))
     yield _checked("nats-server", lambda: Finding("nats-server", "ok", str(find_binary())))
     yield _checked("engine", _engine)
 
@@ -104,22 +95,11 @@ def _ports(config: NodeConfig, running: bool) -> Finding:
     listed = ", ".join(f"{name} {port}" for name, (_, port) in ports.items())
     if running:
         return Finding("ports", "ok", f"{listed} (this node is running)")
-    taken = [f"{name} {host}:{port}" for name, (host, port) in ports.items() if port and not _can_listen(host, port)]
+    taken = [f"{name} {host}:{port}" for name, (host, port) in ports.items() if port and not can_listen(host, port)]
     if taken:
         step = "Stop the other program, or choose other ports in config.toml."
         return Finding("ports", "failed", f"taken: {', '.join(taken)}", step)
     return Finding("ports", "ok", f"free: {listed}")
-
-
-def _can_listen(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 def _engine() -> Finding:

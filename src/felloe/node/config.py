@@ -34,12 +34,18 @@ class ApiConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class PeerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a hub offers to other nodes. `advertise` lists the host names or addresses they dial."""
+    """What a hub offers to other nodes. `advertise` lists the host names or addresses they dial.
+
+    `hub` says whether this node may become one; `state_port` and the port after it are both used.
+    """
 
     host: str = "0.0.0.0"  # noqa: S104 - TLS and a credential guard it; spokes must be able to reach a hub
     port: int = 8471
     mesh_port: int = 8472
+    route_port: int = 8473
+    state_port: int = 8474
     advertise: tuple[str, ...] = ()
+    hub: bool = True
 
 
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -62,19 +68,24 @@ class UpstreamConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything a node can be told. `models` are loaded at start, by name."""
+    """Everything a node can be told. `models` are loaded at start, by name.
+
+    `hubs` is how many hubs a network that this node founds keeps: "auto", "1", "3" or "5".
+    """
 
     name: str = ""
     models: tuple[str, ...] = ()
     log_level: str = "info"
+    hubs: str = "auto"
     api: ApiConfig = field(default_factory=ApiConfig)
     peer: PeerConfig = field(default_factory=PeerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     upstreams: dict[str, UpstreamConfig] = field(default_factory=dict[str, UpstreamConfig])
 
 
+HUB_COUNTS = {"auto": 0, "1": 1, "3": 3, "5": 5}
 _SECTIONS = ("api", "peer", "engine")
-_PORTS = ("api.port", "peer.port", "peer.mesh_port")
+_PORTS = ("api.port", "peer.port", "peer.mesh_port", "peer.route_port", "peer.state_port")
 # Read elsewhere, and therefore no overrides of a setting.
 _OTHER_VARIABLES = frozenset({"FELLOE_HOME", "FELLOE_API_KEY", "FELLOE_LOG_LEVEL"})
 
@@ -154,6 +165,10 @@ def check_config(config: NodeConfig) -> None:
         refuse("name", "may hold letters, digits, dots, dashes and underscores, at most 63")
     if config.log_level not in ("debug", "info", "warning", "error"):
         refuse("log_level", "is one of debug, info, warning, error")
+    if config.hubs not in HUB_COUNTS:
+        refuse("hubs", "is one of " + ", ".join(HUB_COUNTS))
+    if config.peer.state_port > 65534:
+        refuse("peer.state_port", "has no port after it")
     if bool(config.api.tls_certificate) != bool(config.api.tls_key):
         refuse("api.tls_certificate and api.tls_key", "belong together")
     if not 1 <= config.engine.slots <= 256:

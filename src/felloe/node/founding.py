@@ -5,14 +5,20 @@ import re
 import socket
 import time
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from felloe.domain.ids import NodeId, id_from_public_key
+from felloe.domain.roster import Endpoints
 from felloe.host.addresses import reachable_addresses
-from felloe.mesh.authority import NetworkAuthority
-from felloe.mesh.join_token import Address
-from felloe.mesh.membership import MemberList, Membership
-from felloe.node.config import NodeConfig, PeerConfig
+from felloe.hubs.addresses import mesh_urls, peer_addresses
+from felloe.hubs.records import HUBS, MEMBER, Generation, Hub, HubSet, encode
+from felloe.hubs.saved_state import SAVED_NAME, write_saved
+from felloe.hubs.store import Entry
+from felloe.hubs.topics import TRUST
+from felloe.mesh.membership import ListedMember, Membership
+from felloe.mesh.rotation import found
+from felloe.node.config import HUB_COUNTS, NodeConfig, PeerConfig
 from felloe.node.network_files import NetworkFiles
 
 _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
@@ -38,37 +44,45 @@ def own_host(peer: PeerConfig) -> str:
     return peer.host
 
 
-def peer_addresses(peer: PeerConfig) -> tuple[Address, ...]:
-    """What join tokens and memberships carry."""
-    return tuple(Address(host, peer.port) for host in advertised_hosts(peer))
-
-
-def mesh_urls(hosts: tuple[str, ...], port: int) -> tuple[str, ...]:
-    """The message servers' addresses, as the mesh dials them."""
-    return tuple(f"tls://[{host}]:{port}" if ":" in host else f"tls://{host}:{port}" for host in hosts)
+def endpoints(peer: PeerConfig) -> Endpoints:
+    """Where other nodes dial this one when it is a hub."""
+    return Endpoints(
+        hosts=advertised_hosts(peer),
+        peer=peer.port,
+        mesh=peer.mesh_port,
+        route=peer.route_port,
+        state=peer.state_port,
+    )
 
 
 def found_network(files: NetworkFiles, config: NodeConfig, name: str) -> Membership:
     """Make a new network with this node as its hub; stored when this returns."""
     now = time.time()
-    key = files.node_key()
-    public_key = raw_public_key(key)
-    authority = NetworkAuthority.create(now)
-    files.save_authority(authority)
-    members = MemberList(files.saver("members.json"))
-    members.add(public_key, name, "hub", now)
-    hosts = advertised_hosts(config.peer)
-    files.save_credential(authority.issue(public_key, "hub", now, addresses=hosts))
+    public_key = raw_public_key(files.node_key())
+    node = NodeId(id_from_public_key(public_key))
+    keys = found(now)
+    files.save_keys(keys)
+    where = endpoints(config.peer)
+    files.save_credential(keys.authority.issue(public_key, "hub", now, addresses=where.hosts))
+    member = ListedMember(id=node, name=name, role="hub", public_key=public_key, joined_at=now)
+    hub = Hub(id=node, name=name, public_key=public_key, endpoints=where, since=now)
+    write_saved(
+        files.saver(SAVED_NAME),
+        Generation(number=1, hubs=(node,)),
+        {
+            MEMBER + node: Entry(encode(member), 0),
+            HUBS: Entry(encode(HubSet(hubs=(hub,), wanted=HUB_COUNTS[config.hubs])), 0),
+            TRUST: Entry(keys.trust.encoded, 0),
+        },
+    )
     membership = Membership(
-        network=authority.network,
-        node=NodeId(id_from_public_key(public_key)),
+        network=keys.authority.network,
+        node=node,
         name=name,
         role="hub",
-        root=authority.root,
-        issuer=authority.issuer,
-        account=authority.application_account,
-        nats_urls=mesh_urls((own_host(config.peer),), config.peer.mesh_port),
-        hubs=tuple(map(str, peer_addresses(config.peer))),
+        account=keys.authority.application_account,
+        nats_urls=mesh_urls(msgspec.structs.replace(where, hosts=(own_host(config.peer),))),
+        hubs=peer_addresses(where),
     )
     files.save_membership(membership)
     return membership

@@ -1,164 +1,299 @@
-"""What a hub does beyond being a node: it runs the message server, lets nodes join, and keeps the network's state."""
+"""What a hub does beyond being a node: it carries messages, lets nodes join, keeps the state together with others."""
 
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, NoReturn
 
+import msgspec
+
+from felloe import __version__
 from felloe.domain.errors import FelloeError
+from felloe.domain.ids import NodeId
+from felloe.domain.roster import Endpoints
+from felloe.host.clock import steady_seconds
+from felloe.host.files import write_atomic
 from felloe.host.processes import end, spawn
+from felloe.hubs.addresses import (
+    all_mesh_urls,
+    all_peer_addresses,
+    mesh_urls,
+    message_routes,
+    state_routes,
+)
+from felloe.hubs.changes import HubChanges
+from felloe.hubs.invitations import InvitationBook
+from felloe.hubs.lease import Leadership
+from felloe.hubs.members import MemberBook
+from felloe.hubs.network_state import NetworkState
+from felloe.hubs.probe import TrialAnswer, TrialRequest, try_node
+from felloe.hubs.records import HUBS, MEMBER, HubSet, decode
+from felloe.hubs.records import Hub as HubRecord
+from felloe.hubs.saved_state import SAVED_NAME, SavedState
+from felloe.hubs.state_server import StatePlace
+from felloe.hubs.topics import Topics
+from felloe.hubs.upkeep import HubUpkeep
 from felloe.mesh.authority import NetworkAuthority
-from felloe.mesh.certificates import client_context, hub_tls_name
-from felloe.mesh.connection import Connection, Login
-from felloe.mesh.credentials import Credential, CredentialKeeper, sign_nonce
+from felloe.mesh.certificates import hub_tls_name
+from felloe.mesh.connection import Connection
+from felloe.mesh.credentials import Credential
 from felloe.mesh.hub_events import HubEvents
-from felloe.mesh.invitations import Invitations
-from felloe.mesh.join_service import HubAddresses, JoinService
-from felloe.mesh.membership import MemberList, Membership
-from felloe.mesh.nats_server import NatsServer, ServerSettings
+from felloe.mesh.join_service import HubAddresses, JoinService, ThisHub
 from felloe.mesh.roster_service import RosterService
-from felloe.mesh.services import HubServices
-from felloe.mesh.state import StateKeeper
+from felloe.mesh.server_config import Routes, TlsFiles
+from felloe.mesh.services import HubServices, NodeClient
+from felloe.mesh.trust import Trust
 from felloe.node.config import PeerConfig
-from felloe.node.founding import advertised_hosts, mesh_urls, peer_addresses, raw_public_key
+from felloe.node.founding import own_host
 from felloe.node.home import Home
 from felloe.node.http_server import NodeServer, listen_on_port
-from felloe.node.network_files import NetworkFiles
+from felloe.node.identity import Identity
+from felloe.node.message_server import MessageServer
 from felloe.node.stopping import safely
 
 logger = logging.getLogger(__name__)
 
+TRIAL = "trial"
+"""The command that has a node open its ports for a moment."""
 
-@dataclass
-class Hub:
-    """The hub's servers and services; `start_servers` before the node connects, `start_services` after."""
+
+class HubPlace(NamedTuple):
+    """Where a hub lives: its home and how others reach it. `instance` names this process."""
 
     home: Home
-    files: NetworkFiles
     config: PeerConfig
-    authority: NetworkAuthority
-    membership: Membership
-    members: MemberList
-    invitations: Invitations
-    state: StateKeeper | None = None
-    _server: NatsServer | None = None
-    _peer_api: NodeServer | None = None
-    _system: Connection | None = None
-    _services: HubServices | None = None
-    _events: HubEvents | None = None
-    _tasks: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
+    endpoints: Endpoints
+    instance: str
 
-    @classmethod
-    def open(cls, home: Home, files: NetworkFiles, config: PeerConfig, membership: Membership) -> "Hub":
-        """Read the hub's own state. Raises `bad_state` when the network's keys are missing."""
-        authority = files.authority()
-        if authority is None:
-            raise FelloeError("bad_state", f"this node is a hub, but the network's keys are not in {home.keys}")
-        return cls(
-            home=home,
-            files=files,
-            config=config,
-            authority=authority,
-            membership=membership,
-            members=MemberList(files.saver("members.json"), stored=files.read_state("members.json")),
-            invitations=Invitations(files.saver("invitations.json"), stored=files.read_state("invitations.json")),
+
+class Hub:
+    """The hub's servers and services: `start_servers` before the node connects, `start_services` after.
+
+    `saved` is what this hub knows of the state when it starts.
+    """
+
+    def __init__(self, place: HubPlace, identity: Identity, saved: SavedState) -> None:
+        self.place = place
+        self.identity = identity
+        files = identity.files
+        self._tls = TlsFiles(
+            certificate=files.certificate_path, key=files.key_path, authorities=place.home.keys / "issuers.crt"
         )
+        self.state = NetworkState(self._state_place(), saved, save=files.saver(SAVED_NAME), routes=self._state_routes)
+        self.members = MemberBook(self.state)
+        self.invitations = InvitationBook(self.state)
+        self._messages = MessageServer(
+            place.home,
+            identity.membership.node,
+            place.config.host,
+            place.config.mesh_port,
+            self._tls,
+            authority=lambda: self.authority,
+            routes=self._message_routes,
+            revoked=lambda: self.members.revocations(time.time()),
+        )
+        self._peer_api: NodeServer | None = None
+        self._system: Connection | None = None
+        self._services: HubServices | None = None
+        self._events: HubEvents | None = None
+        self._topics: Topics | None = None
+        self.leadership: Leadership | None = None
+        self.changes: HubChanges | None = None
+        self.survives: Callable[[], str] = str
+        self._leading: list[asyncio.Task[NoReturn]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._operator = self.authority.operator_token
+        self._known_hubs = self.hubs
+        self.state.on_change(MEMBER, lambda _: self._messages.members_changed())
+        self.state.on_change(HUBS, lambda _: self._hubs_changed())
+        identity.keeper.on_change(self._renewed)
+        identity.on_trust(self._trust_changed)
+
+    @property
+    def authority(self) -> NetworkAuthority:
+        """The network's signing keys. Raises `forbidden` when this node has just ceased to be a hub."""
+        if self.identity.authority is None:
+            raise FelloeError("forbidden", "this node is no hub any more")
+        return self.identity.authority
+
+    @property
+    def trust(self) -> Trust:
+        """What every node is told to trust."""
+        return self.identity.trust
+
+    @property
+    def hubs(self) -> HubSet:
+        """All hubs, as far as this one knows."""
+        value = self.state.get(HUBS)
+        return HubSet(hubs=()) if value is None else decode(value, HubSet)
+
+    @property
+    def own_urls(self) -> tuple[str, ...]:
+        """Where this hub itself dials its message server."""
+        endpoints = self.place.endpoints
+        return mesh_urls(msgspec.structs.replace(endpoints, hosts=(own_host(self.place.config),)))
 
     async def start_servers(self) -> None:
-        """Listen for nodes that join, and carry messages. Raises `port_taken`."""
-        listener = listen_on_port(self.config.host, self.config.port, "peer.port, where nodes join")
+        """Keep the state, carry messages, listen for nodes that join. Raises `port_taken`."""
+        config = self.place.config
+        self._write_issuers()
+        # First the state: it tells who was removed, and they must not get in for a moment.
+        await self.state.start()
+        await self._messages.start()
+        listener = listen_on_port(config.host, config.port, "peer.port, where nodes join")
+        membership = self.identity.membership
         service = JoinService(
-            self.authority,
+            ThisHub(node=membership.node, instance=self.place.instance, version=__version__),
+            self,
             self.invitations,
             self.members,
             hubs=self._addresses,
         )
-        self._peer_api = NodeServer(service.app(), listener, (self.files.certificate_path, self.files.key_path))
-        self._server = NatsServer(self._settings(), accounts=self._accounts, spawn=spawn, end=end)
-        await self._server.start()
-        self._tasks.append(asyncio.create_task(self._server.run(), name="nats-server"))
+        self._peer_api = NodeServer(service.app(), listener, (self._tls.certificate, self._tls.key))
         await self._peer_api.start()
 
-    def _addresses(self) -> HubAddresses:
-        return HubAddresses(
-            nats_urls=mesh_urls(advertised_hosts(self.config), self.config.mesh_port),
-            peers=tuple(map(str, peer_addresses(self.config))),
-        )
-
-    def _settings(self) -> ServerSettings:
-        return ServerSettings(
-            name=self.membership.node,
-            host=self.config.host,
-            port=self.config.mesh_port,
-            directory=self.home.state / "nats",
-            log=self.home.logs / "nats-server.log",
-            certificate=self.files.certificate_path,
-            key=self.files.key_path,
-            operator=self.authority.operator_token,
-            system_account=self.authority.system_account,
-        )
-
-    def _accounts(self) -> dict[str, str]:
-        now = time.time()
-        return self.authority.account_tokens(now, self.members.revocations(now))
-
-    async def start_services(self, connection: Connection, roster: RosterService, keeper: CredentialKeeper) -> None:
-        """Answer the other nodes' questions, tell them who dies, keep the network's state."""
+    async def start_services(self, connection: Connection, roster: RosterService) -> None:
+        """Answer the other nodes' questions, tell them who dies and what changes."""
+        identity = self.identity
         self._services = HubServices(connection)
         await roster.serve(self._services)
-        self.state = StateKeeper(connection)
-        await self.state.start(self._services)
+        self._topics = Topics(self.state, connection)
+        await self._topics.start(self._services)
         self._system = Connection(
-            self.membership.nats_urls,
-            self.membership.node,
-            login=partial(system_login, keeper, self.files),
-            tls=client_context(self.membership.root),
-            server_name=hub_tls_name(self.membership.network),
+            self.own_urls,
+            identity.membership.node,
+            login=identity.system_login,
+            tls=identity.tls,
+            server_name=hub_tls_name(identity.membership.network),
         )
         await self._system.start(wait_seconds=10.0)
-        self._events = HubEvents(self._system, connection, self.membership.account)
+        self._messages.watch(self._system)
+        self._events = HubEvents(self._system, connection, identity.membership.account)
         await self._events.start()
-        keeper.on_change(self._renewed)
+        self._lead(connection, roster)
 
-    def issue_own(self) -> Credential:
-        """A new credential for this hub itself."""
-        key = raw_public_key(self.files.node_key())
-        return self.authority.issue(key, "hub", time.time(), addresses=advertised_hosts(self.config))
+    def _lead(self, connection: Connection, roster: RosterService) -> None:
+        """Take part in having one leader, and in what it does."""
+        this, commands = self.identity.membership.node, NodeClient(connection)
+
+        async def ask(node: NodeId, request: TrialRequest) -> TrialAnswer:
+            return await commands.tell(node, TRIAL, request, TrialAnswer)
+
+        def ready(node: NodeId) -> bool:
+            member = roster.snapshot().members.get(node)
+            return member is not None and "hub" in member.record.roles
+
+        upkeep = HubUpkeep(
+            self.state,
+            self.members,
+            this=this,
+            version=__version__,
+            roster=roster.snapshot,
+            mover=self.state.move,
+            ready=ready,
+            trial=lambda node, endpoints: try_node(node, endpoints, ask),
+            clock=steady_seconds,
+            now=time.time,
+        )
+        self.leadership = Leadership(self.state, this, clock=steady_seconds, wants=upkeep.fit_to_lead)
+        self.changes = HubChanges(upkeep, leader=self.leadership.leader, clock=steady_seconds)
+        self.survives = upkeep.survives
+        self._leading = [
+            asyncio.create_task(self.leadership.run(), name="leadership"),
+            asyncio.create_task(upkeep.run(self.leadership), name="hub-upkeep"),
+        ]
+
+    async def stop(self) -> None:
+        """Let another hub lead, then end the services in the reverse order."""
+        for task in self._leading:
+            task.cancel()
+        await asyncio.gather(*self._leading, return_exceptions=True)
+        if self.leadership is not None:
+            await safely(self.leadership.resign)
+        for part in (self._events, self._topics, self._services, self._system):
+            if part is not None:
+                await safely(part.close)
+        if self._peer_api is not None:
+            await safely(self._peer_api.stop)
+
+    async def stop_servers(self) -> None:
+        """End the servers, last of all."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await safely(self._messages.stop)
+        await safely(self.state.close)
+
+    def _addresses(self) -> HubAddresses:
+        hubs = self.hubs.hubs
+        return HubAddresses(nats_urls=all_mesh_urls(hubs), peers=all_peer_addresses(hubs))
+
+    def _state_place(self) -> StatePlace:
+        place = self.place
+        return StatePlace(
+            node=self.identity.membership.node,
+            host=place.config.host,
+            port=place.config.state_port,
+            directory=place.home.state,
+            logs=place.home.logs,
+            tls=self._tls,
+            spawn=spawn,
+            end=end,
+        )
+
+    def _record(self) -> HubRecord:
+        membership = self.identity.membership
+        return HubRecord(
+            id=membership.node,
+            name=membership.name,
+            public_key=self.identity.public_key,
+            endpoints=self.place.endpoints,
+            since=0,
+        )
+
+    def _message_routes(self) -> Routes:
+        return message_routes(self.hubs.hubs, self._record(), self.place.config.host)
+
+    def _state_routes(self, generation: int, keepers: tuple[NodeId, ...]) -> Routes | None:
+        return state_routes(self.hubs, keepers, generation, self._record(), self.place.config.host)
+
+    def _write_issuers(self) -> None:
+        write_atomic(self._tls.authorities, self.identity.trust.issuers(time.time()).encode())
 
     def _renewed(self, _: Credential) -> None:
         if self._peer_api is not None:
             self._peer_api.renew_certificate()
-        if self._server is not None:
-            self._tasks.append(asyncio.create_task(self._server.reload(), name="nats-reload"))
+        self._do(self._reload)
 
-    async def stop(self) -> None:
-        """End everything in the reverse order."""
-        if self._events is not None:
-            await safely(self._events.close)
-        if self._system is not None:
-            await safely(self._system.close)
-        if self.state is not None:
-            await safely(self.state.close)
-        if self._services is not None:
-            await safely(self._services.close)
-        if self._peer_api is not None:
-            await safely(self._peer_api.stop)
+    def _trust_changed(self) -> None:
+        self._write_issuers()
+        self._do(self._reload)
 
-    async def stop_server(self) -> None:
-        """End the message server, last of all."""
-        if self._server is not None:
-            await self._server.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    def _hubs_changed(self) -> None:
+        before, self._known_hubs = self._known_hubs, self.hubs
+        left = {hub.id for hub in before.hubs} - {hub.id for hub in self._known_hubs.hubs}
+        # A server keeps a route to a hub that is gone from its configuration; only a restart ends it for sure.
+        removed = any(self.members.is_revoked(node) for node in left)
+        self._do(self._messages.restart if removed else self._reload)
 
+    async def _reload(self) -> None:
+        if self.authority.operator_token != self._operator:
+            self._operator = self.authority.operator_token
+            await self._messages.restart()
+        else:
+            await self._messages.reload()
+        await self.state.generations.reload()
 
-def user_login(keeper: CredentialKeeper, files: NetworkFiles) -> Login:
-    """How this node logs in to the application account, with the newest credential."""
-    return Login(keeper.current.user_token, partial(sign_nonce, files.node_key()))
+    def _do(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Carry out a change on the servers soon; its failure is logged, and the servers' keepers mend it."""
+        task = asyncio.create_task(_logged(work), name="hub-servers")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
-def system_login(keeper: CredentialKeeper, files: NetworkFiles) -> Login:
-    """How a hub logs in to the system account."""
-    return Login(keeper.current.system_token, partial(sign_nonce, files.node_key()))
+async def _logged(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    try:
+        await work()
+    except FelloeError as error:
+        logger.error("a server of this hub did not take up a change: %s", error)

@@ -44,7 +44,7 @@ class Loading:
             wanted.setdefault(name, KeptModel(name))
         for model in wanted.values():
             try:
-                await self._start(model)
+                await self._start(model, forgive=False)
             except FelloeError as error:
                 logger.error("%s was not loaded: %s", model.name, error)
 
@@ -71,7 +71,7 @@ class Loading:
         self._keep([model for model in self._kept if model.name != name])
         await self._engines.unload(ModelName(name), drain_seconds)
 
-    async def _start(self, wanted: KeptModel) -> Replica:
+    async def _start(self, wanted: KeptModel, *, forgive: bool = True) -> Replica:
         model = self._store_model(wanted.name)
         options = EngineOptions(
             context=wanted.context or self._config.context,
@@ -80,7 +80,7 @@ class Loading:
             gpu_layers=self._config.gpu_layers,
             embedding=True,
         )
-        return await self._engines.load(model, self._store.path_of(model.name), options)
+        return await self._engines.load(model, self._store.path_of(model.name), options, forgive=forgive)
 
     def _store_model(self, name: str) -> Model:
         model = self._store.find(name)

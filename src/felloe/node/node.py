@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -23,22 +24,26 @@ from felloe.gateway.keys import ApiKeys, KeyRecord
 from felloe.gateway.metrics import Metrics
 from felloe.gateway.server import Gateway
 from felloe.host.hardware import detect
-from felloe.mesh.certificates import client_context, hub_tls_name
+from felloe.hubs.probe import TrialListener, TrialRequest
+from felloe.hubs.topics import KEYS
+from felloe.mesh.certificates import hub_tls_name
 from felloe.mesh.connection import Connection
-from felloe.mesh.credentials import Credential, CredentialKeeper
 from felloe.mesh.exchange import Exchange
-from felloe.mesh.join_client import renew
 from felloe.mesh.membership import Membership
 from felloe.mesh.roster_service import RosterService
+from felloe.mesh.services import NodeCommands
 from felloe.mesh.state import StateFollower
 from felloe.node.config import NodeConfig
-from felloe.node.founding import raw_public_key
+from felloe.node.draining import Draining
+from felloe.node.founding import endpoints
 from felloe.node.home import Home
 from felloe.node.http_server import NodeServer, listen_on_path
-from felloe.node.hub import Hub, user_login
+from felloe.node.hub import TRIAL, Hub, HubPlace
+from felloe.node.hub_role import HubRole
+from felloe.node.identity import Identity
 from felloe.node.loading import Loading
 from felloe.node.network_files import NetworkFiles
-from felloe.node.operations import KEYS_TOPIC, NodeOperations
+from felloe.node.operations import NodeOperations
 from felloe.node.stopping import safely
 from felloe.node.upstreams import Upstreams
 from felloe.privacy.sealing import SealingKeys, seal
@@ -46,6 +51,7 @@ from felloe.routing.admission import Admission
 from felloe.routing.answering import AnsweringService
 from felloe.routing.remote import RemoteAnswers
 from felloe.routing.router import Router
+from felloe.routing.rules import spoken_versions
 
 logger = logging.getLogger(__name__)
 
@@ -57,41 +63,50 @@ class Node:
     """Built by `create`, brought up by `start`, ended by `stop`. Owns every part and nothing of their state."""
 
     def __init__(self, home: Home, config: NodeConfig, files: NetworkFiles, membership: Membership) -> None:
-        credential = files.credential()
-        if credential is None:
-            raise FelloeError("bad_state", f"this node is a member, but its credential is not in {home.keys}")
         self.home = home
         self.config = config
-        self.membership = membership
         self.started_at = time.time()
         self.stopping = asyncio.Event()
-        self.files = files
-        self.node_key = files.node_key()
-        self.hub = Hub.open(home, files, config.peer, membership) if membership.role == "hub" else None
-        self.keeper = CredentialKeeper(credential, renew=self._renew, save=files.save_credential, now=time.time)
+        self.endpoints = endpoints(config.peer)
+        self.identity = Identity(files, membership, self.endpoints)
         self.connection = Connection(
             membership.nats_urls,
             membership.node,
-            login=partial(user_login, self.keeper, files),
-            tls=client_context(membership.root),
+            login=self.identity.user_login,
+            tls=self.identity.tls,
             server_name=hub_tls_name(membership.network),
         )
         self.sealing = SealingKeys()
         self.store = ModelStore(home.models)
-        self.engines = Engines(state_folder=home.operator_socket.parent, log_folder=home.logs, clock=time.monotonic)
+        self.engines = Engines(
+            state_folder=home.operator_socket.parent,
+            log_folder=home.logs,
+            clock=time.monotonic,
+            crashes_path=home.state / "engine-crashes.json",
+        )
         self.loading = Loading(home.state / "loaded.json", self.store, self.engines, config.engine)
         self.upstreams = Upstreams(home.state / "upstreams.json", self.engines, config.upstreams)
         self.admission = Admission(self.engines, queue_limit=config.engine.queue)
-        self.roster = RosterService(self.connection, self._record(), sign=self.node_key.sign)
+        self.roster = RosterService(self.connection, self._record(), sign=self.identity.node_key.sign)
         self.exchange = Exchange(self.connection, membership.node)
         self.state = StateFollower(self.connection)
+        self.commands = NodeCommands(self.connection)
+        self.trial = TrialListener(config.peer.host, self.endpoints)
+        self.role = HubRole(
+            HubPlace(home, config.peer, self.endpoints, secrets.token_hex(16)),
+            self.identity,
+            self.connection,
+            self.roster,
+            self.exchange,
+            changed=self._role_changed,
+        )
         self.router = Router(self.roster, self.admission, RemoteAnswers(self.exchange, seal))
         self.keys = ApiKeys(home.state / "api-keys.json")
         self.gateway = Gateway(
             _gateway_config(config), self.router, self.ready_models, self.keys, self._gateway_status, self._metrics()
         )
+        self.draining = Draining(self.admission, self.gateway, self.exchange, self.roster, stop=self.stopping.set)
         self._operator: NodeServer | None = None
-        self._line_is_stale = False
         self._tasks: list[asyncio.Task[None]] = []
         self._wire()
 
@@ -99,7 +114,11 @@ class Node:
         """Who tells whom."""
         self.exchange.serve(AnsweringService(self.sealing, self.admission).handle)
         self.roster.on_loss(self.exchange.node_lost)
-        self.keeper.on_change(self._credential_changed)
+        self.roster.on_move(self.exchange.node_moved)
+        # A server drops a connection when the credential it came with runs out; better to move in a quiet moment.
+        self.identity.keeper.on_change(lambda _: self.connection.move_when_quiet())
+        self.connection.on_refusal(self.identity.keeper.note_refused)
+        self.connection.keep_while(lambda: self.exchange.asked + self.exchange.answered > 0)
         self.engines.on_change(self._replicas_changed)
         self.admission.on_change(lambda: self.roster.set_load(self.admission.load))
 
@@ -112,19 +131,21 @@ class Node:
         await self.store.open()
         for problem in self.store.problems():
             logger.warning("%s", problem)
-        if self.hub is not None:
-            if self.keeper.current.expires_at - time.time() < 3600:
-                await self.keeper.renew_now()
-            await self.hub.start_servers()
+        keeper = self.identity.keeper
+        if self.hub is not None and keeper.current.expires_at - time.time() < 3600:
+            await keeper.renew_now()
+        await self.role.start_servers()
         await self.connection.start(wait_seconds=15.0 if self.hub is not None else None)
         await self.exchange.start()
         await self.roster.start()
-        if self.hub is not None:
-            await self.hub.start_services(self.connection, self.roster, self.keeper)
-        await self.state.follow(KEYS_TOPIC, self._network_keys)
+        await self.role.start_services(self.state)
+        if self.config.peer.hub:
+            await self.commands.serve(TRIAL, TrialRequest, self.trial.on_request)
+        await self.state.follow(KEYS, self._network_keys)
         await self.gateway.start()
         await self._start_operator()
-        self._spawn(self.keeper.run(), "credential")
+        self._spawn(keeper.run(), "credential")
+        self._spawn(self.role.run(), "role")
         self._spawn(self._keep_house(), "housekeeping")
         self._spawn(self._load(models, say), "models")
 
@@ -134,18 +155,18 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         steps: list[Callable[[], Awaitable[object]]] = [
+            self.draining.close,
             partial(self.gateway.stop, _GRACE_SECONDS),
             self._drain,
             self.exchange.close,
             self.state.close,
+            self.commands.close,
             self.engines.close,
             self.roster.close,
+            self.role.stop,
+            self.connection.close,
+            self.role.stop_servers,
         ]
-        if self.hub is not None:
-            steps.append(self.hub.stop)
-        steps.append(self.connection.close)
-        if self.hub is not None:
-            steps.append(self.hub.stop_server)
         if self._operator is not None:
             steps.append(self._operator.stop)
         for step in steps:
@@ -158,11 +179,23 @@ class Node:
             async with asyncio.timeout(_GRACE_SECONDS):
                 await self.admission.drain()
 
+    @property
+    def membership(self) -> Membership:
+        """What this node knows of its network now."""
+        return self.identity.membership
+
+    @property
+    def hub(self) -> Hub | None:
+        """What makes this node a hub, while it is one."""
+        return self.role.hub
+
     def ready_models(self) -> list[Model]:
         """The models that some living node serves now, one row a name."""
         found: dict[str, Model] = {}
-        for member in self.roster.snapshot().members.values():
-            for replica in member.record.replicas if member.alive else ():
+        roster = self.roster.snapshot()
+        spoken = spoken_versions(__version__, roster)
+        for member in roster.members.values():
+            for replica in member.record.replicas if member.alive and member.record.version in spoken else ():
                 if replica.state == "ready":
                     found.setdefault(replica.model.name, replica.model)
         return [found[name] for name in sorted(found)]
@@ -173,12 +206,13 @@ class Node:
             name=self.membership.name,
             roles=(self.membership.role,),
             version=__version__,
-            public_key=raw_public_key(self.node_key),
+            public_key=self.identity.public_key,
             sealing_config=self.sealing.config,
             hardware=detect(),
             replicas=self.engines.replicas(),
             started_at=self.started_at,
             issued_at=0,
+            endpoints=self.endpoints if self.config.peer.hub else None,
         )
 
     def _metrics(self) -> Metrics:
@@ -213,22 +247,12 @@ class Node:
     def _living_nodes(self) -> float:
         return sum(member.alive for member in self.roster.snapshot().members.values())
 
-    def _credential_changed(self, _: Credential) -> None:
-        # The server drops a connection when the credential it came with runs out; better to move in a quiet moment.
-        self._line_is_stale = True
+    def _role_changed(self) -> None:
+        self.roster.set_record(self._record())
 
     def _replicas_changed(self) -> None:
         self.admission.replicas_changed()
         self.roster.set_record(self._record())
-
-    async def _renew(self) -> Credential:
-        if self.hub is not None:
-            return self.hub.issue_own()
-        membership, credential = await renew(self.membership, self.node_key, now=time.time)
-        if membership != self.membership:
-            self.files.save_membership(membership)
-            self.membership = membership
-        return credential
 
     async def _load(self, models: list[str], say: Callable[[str], None]) -> None:
         await self.upstreams.attach_all()
@@ -241,14 +265,11 @@ class Node:
                 logger.error("a model was not loaded: %s", error)
 
     async def _keep_house(self) -> None:
-        """New sealing keys when they are due, a fresh line for a fresh credential, what is free on this machine."""
+        """New sealing keys when they are due, and what is free on this machine."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
             self.sealing.rotate_if_due()
             self.roster.set_record(self._record())
-            if self._line_is_stale and self.exchange.asked + self.exchange.answered == 0:
-                self._line_is_stale = False
-                self.connection.redial()
 
     def _network_keys(self, value: bytes) -> None:
         try:

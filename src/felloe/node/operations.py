@@ -11,6 +11,8 @@ import msgspec
 
 from felloe import __version__
 from felloe.console.messages import (
+    DrainRequest,
+    DrainStep,
     InvitationCreated,
     InvitationRequest,
     InvitationRow,
@@ -30,20 +32,24 @@ from felloe.console.messages import (
     UpstreamRow,
 )
 from felloe.domain.errors import FelloeError
+from felloe.domain.ids import NodeId
 from felloe.domain.roster import Replica
+from felloe.domain.versions import gap
 from felloe.gateway.keys import KeyRecord
-from felloe.mesh.join_token import JoinToken, write_token
-from felloe.node.founding import peer_addresses
+from felloe.hubs.addresses import all_peer_addresses
+from felloe.hubs.topics import KEYS
+from felloe.mesh.join_token import MOST_ADDRESSES, Address, JoinToken, parse_address, write_token
+from felloe.mesh.services import NodeClient
+from felloe.node.commands import RemoteDrain
 from felloe.node.hub import Hub
+from felloe.node.hub_operations import HubOperations
+from felloe.node.root_operations import RootOperations
 
 if TYPE_CHECKING:
     from felloe.node.node import Node
 
 _LONGEST_INVITATION_SECONDS = 30 * 86_400.0
 _MOST_USES = 10_000
-KEYS_TOPIC = "keys"
-"""The shared state that holds the API keys of the whole network, as their records."""
-
 KeyChange = Callable[[list[KeyRecord]], list[KeyRecord]]
 
 
@@ -52,6 +58,17 @@ class NodeOperations:
 
     def __init__(self, node: "Node") -> None:
         self._node = node
+        self.hubs = HubOperations(node)
+        self.root = RootOperations(node, self.hubs)
+        self._alone_since = 0.0 if node.connection.is_up else node.started_at
+        node.connection.on_up(self._line_up)
+        node.connection.on_down(self._line_down)
+
+    def _line_up(self) -> None:
+        self._alone_since = 0.0
+
+    def _line_down(self) -> None:
+        self._alone_since = time.time()
 
     async def status(self) -> Status:
         """This node in short."""
@@ -69,13 +86,15 @@ class NodeOperations:
             process=os.getpid(),
             started_at=node.started_at,
             key_required=node.config.api.require_key,
-            credential_expires_at=node.keeper.current.expires_at,
+            credential_expires_at=node.identity.keeper.current.expires_at,
+            alone_since=self._alone_since,
         )
 
     async def members(self) -> list[MemberRow]:
         """The roster as this node sees it."""
         roster = self._node.roster.snapshot()
-        now = time.monotonic()
+        now, leader = time.time(), self.hubs.leader()
+        problems = {str(model): reason for model, reason in self._node.engines.problems().items()}
         return [
             MemberRow(
                 record=member.record,
@@ -83,6 +102,9 @@ class NodeOperations:
                 alive=member.alive or node == roster.this,
                 this=node == roster.this,
                 silent_seconds=max(0.0, now - member.seen_at),
+                note=gap(__version__, member.record.version),
+                leads=node == leader,
+                problems=problems if node == roster.this else {},
             )
             for node, member in roster.members.items()
         ]
@@ -131,22 +153,35 @@ class NodeOperations:
         await self._node.loading.unload(request.name, request.drain_seconds)
         return Nothing()
 
+    async def drain(self, request: DrainRequest) -> AsyncGenerator[DrainStep, None]:
+        """Have a node finish what runs, then stop; tells how far it has come. Another node is drained from a hub."""
+        membership = self._node.membership
+        wanted = self.hubs.find(request.node).id if request.node not in ("", membership.name) else membership.node
+        if wanted != membership.node:
+            async for step in self._remote_drain(wanted).steps(request.timeout_seconds):
+                yield step
+            return
+        self._node.draining.begin(request.timeout_seconds)
+        async for step in self._node.draining.steps():
+            yield step
+
     async def invite(self, request: InvitationRequest) -> InvitationCreated:
         """Make a join token."""
-        hub = self._hub("invitations are made")
+        hub = self.hubs.acting_hub("invitations are made")
         if request.role != "spoke":
-            raise FelloeError("invalid_value", "only spokes can be invited: this version keeps one hub")
+            detail = "nodes are invited as spokes; once one has joined, `felloe promote` makes it a hub"
+            raise FelloeError("invalid_value", detail)
         if not 1 <= request.uses <= _MOST_USES:
             raise FelloeError("invalid_value", f"uses is between 1 and {_MOST_USES}")
         if not 1 <= request.ttl_seconds <= _LONGEST_INVITATION_SECONDS:
             raise FelloeError("invalid_value", "an invitation is valid for between 1 second and 30 days")
-        invitation, secret = hub.invitations.invite(
+        invitation, secret = await hub.invitations.invite(
             "spoke", uses=request.uses, seconds=request.ttl_seconds, now=time.time()
         )
         token = write_token(
             JoinToken(
-                addresses=peer_addresses(self._node.config.peer),
-                pin=hub.authority.pin,
+                addresses=_token_addresses(hub),
+                pin=self._node.identity.trust.pin,
                 id=invitation.id,
                 secret=secret,
             )
@@ -158,7 +193,7 @@ class NodeOperations:
         now = time.time()
         return [
             InvitationRow(one.id.hex(), one.role, one.uses - len(one.joined), one.expires_at)
-            for one in self._hub("invitations are kept").invitations.all()
+            for one in self.hubs.acting_hub("invitations are kept").invitations.all()
             if one.standing(now) == "open"
         ]
 
@@ -168,7 +203,7 @@ class NodeOperations:
             identifier = bytes.fromhex(request.name)
         except ValueError as error:
             raise FelloeError("not_found", "there is no invitation with this id") from error
-        self._hub("invitations are withdrawn").invitations.withdraw(identifier)
+        await self.hubs.acting_hub("invitations are withdrawn").invitations.withdraw(identifier)
         return Nothing()
 
     async def create_key(self, request: KeyRequest) -> KeyCreated:
@@ -192,7 +227,7 @@ class NodeOperations:
         if found is None:
             raise FelloeError("not_found", "there is no key with this id or name")
         if all(one.id != found.id for one in self._node.keys.records()):
-            self._hub("a key of the network is revoked")
+            self.hubs.acting_hub("a key of the network is revoked")
         await self._share(lambda shared: [one for one in shared if one.id != found.id])
         if any(one.id == found.id for one in self._node.keys.records()):
             self._node.keys.revoke(found.id)
@@ -216,22 +251,36 @@ class NodeOperations:
         self._node.stopping.set()
         return Nothing()
 
-    def _hub(self, what: str) -> Hub:
-        if self._node.hub is None:
-            raise FelloeError("forbidden", f"{what} on a hub; this node is a spoke")
-        return self._node.hub
+    def _remote_drain(self, wanted: NodeId) -> RemoteDrain:
+        node = self._node
+        member = node.roster.snapshot().members.get(wanted)
+        if node.hub is None:
+            raise FelloeError(
+                "forbidden", f"another node is drained from itself or from a hub; {self.hubs.elsewhere()}"
+            )
+        if member is None or not member.alive:
+            raise FelloeError("node_unreachable", f"{wanted} is not in touch with the network")
+        return RemoteDrain(wanted, member.record.name, NodeClient(node.connection).tell, node.roster)
 
     async def _share(self, change: KeyChange) -> None:
         """Change the network's list of keys; a spoke's own keys stay its own."""
-        if self._node.hub is None or self._node.hub.state is None:
+        if self._node.hub is None:
             return
+        hub = self.hubs.acting_hub("keys of the network are changed")
 
         def changed(before: bytes | None) -> bytes:
             shared = msgspec.json.decode(before, type=list[KeyRecord]) if before else []
             return msgspec.json.encode(change(shared))
 
-        await self._node.hub.state.change(KEYS_TOPIC, changed)
+        await hub.state.change(KEYS, changed)
 
 
 def _key_row(record: KeyRecord) -> KeyRow:
     return KeyRow(record.id, record.name, record.created, record.expires or 0)
+
+
+def _token_addresses(hub: Hub) -> tuple[Address, ...]:
+    """Where the machine that joins may ask: this hub first, then the others."""
+    this = hub.identity.membership.node
+    hubs = sorted(hub.hubs.hubs, key=lambda one: one.id != this)
+    return tuple(parse_address(address) for address in all_peer_addresses(hubs)[:MOST_ADDRESSES])

@@ -49,12 +49,13 @@ def join_network(folder: Path, token: str, name: str) -> Membership:
         present = files.membership()
         if present is not None:
             raise FelloeError("forbidden", f"this node is a member of network {present.network}; `felloe leave` first")
-        membership, credential = asyncio.run(
+        welcomed = asyncio.run(
             join(token, files.node_key(), name=node_name(config, name), version=__version__, now=time.time)
         )
-        files.save_credential(credential)
-        files.save_membership(membership)
-        return membership
+        files.save_credential(welcomed.credential)
+        files.save_trust(welcomed.trust)
+        files.save_membership(welcomed.membership)
+        return welcomed.membership
 
 
 async def _serve(

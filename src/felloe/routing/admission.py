@@ -71,8 +71,9 @@ class Admission:
     """Answers requests with this node's replicas, as many at once as they have slots; the others wait in turn.
 
     Errors besides the engine's own: `model_not_found`, `no_replica`, `draining`, `overloaded` (with `retry_after`)
-    when `queue_limit` requests wait for the model already, `deadline_exceeded` while waiting. Resumed requests wait
-    ahead of others and may exceed the limit twofold: somebody is in the middle of reading them.
+    when `queue_limit` requests wait for the model already, `deadline_exceeded` while waiting. A full queue still takes
+    an asker who has less than others in it, at the cost of whoever has most: one that floods starves nobody. Resumed
+    requests wait ahead of others and may exceed the limit twofold: somebody is in the middle of reading them.
     """
 
     def __init__(
@@ -190,9 +191,14 @@ class Admission:
         waiting = len(desk.line)
         resumed = request.resume is not None
         if waiting >= self._queue_limit * (2 if resumed else 1):
-            desk.counts.refused += 1
             seconds = rules.retry_after(waiting, slots, desk.answer_seconds)
-            raise FelloeError("overloaded", f"{waiting} requests wait for {desk.model} already", retry_after=seconds)
+            full = FelloeError("overloaded", f"{waiting} requests wait for {desk.model} already", retry_after=seconds)
+            desk.counts.refused += 1
+            displaced = None if resumed else desk.line.displace(asker)
+            if displaced is None:
+                raise full
+            if not displaced.done():
+                displaced.set_exception(full)
         turn: Turn = asyncio.get_running_loop().create_future()
         desk.line.add(turn, asker, ahead=resumed)
         self._changed()

@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable
 
+from felloe import __version__
 from felloe.domain.ids import ModelName
 from felloe.domain.models import Capability
 from felloe.domain.roster import Member, Replica, Roster
-from felloe.routing.rules import Busy, Target, is_open, pressure
+from felloe.routing.rules import Busy, Target, is_open, pressure, spoken_versions
 
 _TIME_SHARE = 50
 
@@ -14,7 +15,8 @@ _TIME_SHARE = 50
 class Offers:
     """The other nodes' replicas of one model: `ready` may be asked, `free` have a free slot by their last report.
 
-    `known` tells that there is a replica in some state, maybe on a dead node; `capabilities` covers all of them.
+    `known` tells that there is a replica in some state, maybe on a node that is dead or of a version that is not spoken
+    here; `capabilities` covers all of them.
     """
 
     __slots__ = ("capabilities", "free", "known", "ready")
@@ -25,10 +27,11 @@ class Offers:
         self.known = False
         self.capabilities: set[Capability] = set()
 
-    def add(self, member: Member, replica: Replica) -> None:
+    def add(self, member: Member, replica: Replica, *, spoken: bool) -> None:
+        """Count a replica of `member`; only where its version is `spoken` here may it be asked."""
         self.known = True
         self.capabilities.update(replica.model.capabilities)
-        if replica.state != "ready" or not is_open(member):
+        if replica.state != "ready" or not spoken or not is_open(member):
             return
         target = Target(member.record.id, member.record, replica)
         self.ready.append(target)
@@ -42,19 +45,24 @@ NO_OFFERS = Offers()
 
 
 class ModelIndex:
-    """Offers by model name for the nodes other than this one; takes time linear in the members to build."""
+    """Offers by model name for the nodes other than this one; takes time linear in the members to build.
 
-    def __init__(self, roster: Roster) -> None:
+    `version` is this node's own: nodes of a version that does not work with it are never asked.
+    """
+
+    def __init__(self, roster: Roster, version: str = __version__) -> None:
         self.roster = roster
         self._offers: dict[ModelName, Offers] = {}
+        spoken = spoken_versions(version, roster)
         for node, member in roster.members.items():
             if node == roster.this:
                 continue
+            understood = member.record.version in spoken
             for replica in member.record.replicas:
                 offers = self._offers.get(replica.model.name)
                 if offers is None:
                     offers = self._offers[replica.model.name] = Offers()
-                offers.add(member, replica)
+                offers.add(member, replica, spoken=understood)
 
     def get(self, model: ModelName) -> Offers:
         """The offers of `model`; `NO_OFFERS` when no other node has it in any state."""

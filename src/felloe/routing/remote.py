@@ -11,7 +11,7 @@ from felloe.domain.roster import NodeRecord
 from felloe.routing.rules import follows
 from felloe.routing.wire import PartReader, encode_request, error_of
 
-SILENCE_SECONDS = 3.0
+SILENCE_SECONDS = 2.0
 
 
 class Opener(Protocol):
@@ -29,7 +29,7 @@ class Incoming(Protocol):
         """Call `consume` for each message as it comes in; ends as `consume` or the stream does.
 
         An awaitable from `consume` holds the next message back. Raises what `consume` raises, `replica_lost` on
-        silence, or what the node refused with.
+        silence, `line_lost` when only the way to the node broke, or what the node refused with.
         """
         ...
 
@@ -43,9 +43,11 @@ class Incoming(Protocol):
 
 
 class OpensStreams(Protocol):
-    """The way to the other nodes."""
+    """The way to the other nodes. The stream fails at once when that way breaks and `can_leave` says yes."""
 
-    async def open(self, node: NodeId, sealed: bytes, /, *, silence_seconds: float) -> Incoming: ...
+    async def open(
+        self, node: NodeId, sealed: bytes, /, *, silence_seconds: float, can_leave: Callable[[], bool] | None
+    ) -> Incoming: ...
 
 
 Seal = Callable[[bytes, bytes], tuple[bytes, Opener]]
@@ -60,10 +62,21 @@ class RemoteAnswers:
         self._seal = seal
         self._silence_seconds = silence_seconds
 
-    async def answer(self, record: NodeRecord, request: InferenceRequest, deliver: Deliver) -> Done:
-        """Deliver what the node of `record` answers; cancelling closes the stream."""
+    async def answer(
+        self,
+        record: NodeRecord,
+        request: InferenceRequest,
+        deliver: Deliver,
+        can_leave: Callable[[], bool] | None = None,
+    ) -> Done:
+        """Deliver what the node of `record` answers; cancelling closes the stream.
+
+        `can_leave` is asked while no hub is connected: whether somebody on this node could go on.
+        """
         sealed, opener = self._seal(record.sealing_config, encode_request(request))
-        incoming = await self._exchange.open(record.id, sealed, silence_seconds=self._silence_seconds)
+        incoming = await self._exchange.open(
+            record.id, sealed, silence_seconds=self._silence_seconds, can_leave=can_leave
+        )
         reception = _Reception(incoming, opener, request, deliver)
         try:
             await incoming.pump(reception.take)

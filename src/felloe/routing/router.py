@@ -41,7 +41,16 @@ class LocalAnswers(Protocol):
 class NodeAnswers(Protocol):
     """The way to ask one other node."""
 
-    async def answer(self, record: NodeRecord, request: InferenceRequest, deliver: Deliver) -> Done: ...
+    async def answer(
+        self,
+        record: NodeRecord,
+        request: InferenceRequest,
+        deliver: Deliver,
+        can_leave: Callable[[], bool],
+        /,
+    ) -> Done:
+        """While nobody else can be reached, the answer fails at once if `can_leave` says that it may."""
+        ...
 
 
 class Router:
@@ -73,6 +82,7 @@ class Router:
         self._clock = clock
         self._indexes = IndexCache(clock)
         self._outstanding: dict[tuple[NodeId, ModelName], int] = {}
+        self._promised: dict[ModelName, int] = {}
         self._change = asyncio.Event()
         self._stats = RouterStats()
         rosters.on_change(lambda _: self._change.set())
@@ -113,16 +123,39 @@ class Router:
             except FelloeError as error:
                 if attempt.reader_failed:
                     raise
-                journey.failed(target, self._issued_at(target), error)
+                journey.failed(target, self._issued_at(target), error, self._clock())
                 self._stats.retried += 1
             finally:
                 self._count_out(target, journey.request.model)
+                self._keep_promise(journey)
 
     def _ask(self, journey: Journey, target: Target, deliver: Deliver) -> Awaitable[Done]:
         request = journey.next_request(self._clock())
         if target.record is None:
             return self._local.answer(request, deliver)
-        return self._remote.answer(target.record, request, deliver)
+        return self._remote.answer(target.record, request, deliver, lambda: self._promise_slot(journey))
+
+    def _promise_slot(self, journey: Journey) -> bool:
+        """Whether this node can go on with an answer that comes from elsewhere; its slot is not promised twice."""
+        local = self._local_target(journey, self._rosters.snapshot())
+        if local is None or journey.promised:
+            return False
+        (target, busy), model = local, journey.request.model
+        promised = self._promised.get(model, 0)
+        if rules.pressure(Busy(busy.active + promised, busy.waiting), target.replica.slots) >= 1:
+            return False
+        self._promised[model] = promised + 1
+        journey.promised = True
+        return True
+
+    def _keep_promise(self, journey: Journey) -> None:
+        """The answer goes on here now, or has ended."""
+        if journey.promised:
+            journey.promised = False
+            model = journey.request.model
+            self._promised[model] -= 1
+            if not self._promised[model]:
+                del self._promised[model]
 
     def _count_in(self, target: Target, model: ModelName) -> None:
         if target.record is None:
@@ -150,6 +183,7 @@ class Router:
 
     def _pick(self, journey: Journey) -> Target | None:
         roster = self._rosters.snapshot()
+        journey.look(self._clock())
         local = self._local_target(journey, roster)
         if rules.narrower(self._reach, journey.request.reach) == "device":
             offers = NO_OFFERS

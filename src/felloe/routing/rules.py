@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple
 from felloe.domain.ids import ModelDigest, ModelName, NodeId
 from felloe.domain.models import Capability
 from felloe.domain.requests import InferenceRequest, Piece, Reach
-from felloe.domain.roster import Member, NodeRecord, Replica
+from felloe.domain.roster import Member, NodeRecord, Replica, Roster
+from felloe.domain.versions import compatible
 
 FINISH_MARK = b'"finish_reason":"'
 """Stands in the frame that completes an answer, and never inside a JSON string, where its quotes would be escaped."""
@@ -28,12 +29,24 @@ LEAST_RETRY_AFTER = 1.0
 MOST_RETRY_AFTER = 60.0
 
 LOSSES = frozenset(
-    {"replica_lost", "engine_failed", "network_unreachable", "upstream_failed", "unsealed", "replayed", "internal"}
+    {
+        "replica_lost",
+        "line_lost",
+        "engine_failed",
+        "network_unreachable",
+        "upstream_failed",
+        "unsealed",
+        "replayed",
+        "internal",
+    }
 )
 """The replica or the way to it broke: another one goes on."""
 
 REFUSALS = frozenset({"overloaded", "draining", "no_replica", "model_not_found", "engine_start_failed"})
 """The replica did not begin: another one may."""
+
+FIRST_NAP_SECONDS = 0.05
+LONGEST_NAP_SECONDS = 0.4
 
 _REACHES: dict[Reach, int] = {"device": 0, "network": 1, "market": 2}
 _SMALL = 8
@@ -194,6 +207,12 @@ def is_open(member: Member) -> bool:
     return member.alive and not member.load.draining
 
 
+def spoken_versions(ours: str, roster: Roster) -> frozenset[str]:
+    """The versions in `roster` that work with `ours`; nodes of any other are shown but never asked."""
+    present = {member.record.version for member in roster.members.values()}
+    return frozenset(version for version in present if compatible(ours, version))
+
+
 def should_retry(code: str, *, failures: int, barren: int, refusals: int) -> bool:
     """Whether a request that failed with `code` is tried on another replica.
 
@@ -204,6 +223,11 @@ def should_retry(code: str, *, failures: int, barren: int, refusals: int) -> boo
     if code in LOSSES:
         return failures <= MOST_FAILURES and barren <= MOST_BARREN_FAILURES
     return code in REFUSALS and refusals <= MOST_REFUSALS
+
+
+def nap(cuts: int) -> float:
+    """Seconds until a node may be asked again to which the way has broken `cuts` times in a row, without a token."""
+    return min(LONGEST_NAP_SECONDS, FIRST_NAP_SECONDS * 2.0 ** min(cuts - 1, 8))
 
 
 def retry_after(waiting: int, slots: int, answer_seconds: float) -> float:

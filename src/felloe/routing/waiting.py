@@ -10,7 +10,8 @@ Turn = asyncio.Future[None]
 class WaitingLine:
     """First come first served for each asker, askers in turn; requests that resume go ahead of those that begin.
 
-    Waiters that were cancelled count until they are removed and are never next.
+    Whoever decides that the line is full may have one asker's turn make room for another's. Waiters that were cancelled
+    count until they are removed and are never next.
     """
 
     __slots__ = ("_ahead", "_askers", "_length")
@@ -39,6 +40,18 @@ class WaitingLine:
                 self._length -= 1
         if asker in self._askers and not self._askers[asker]:
             del self._askers[asker]
+
+    def displace(self, asker: str) -> Turn | None:
+        """Take out the newest turn of whoever waits with the most, so that `asker` may wait, too.
+
+        None when nobody waits with at least two turns more than `asker`. Requests that resume are never displaced.
+        """
+        own = len(self._askers.get(asker, ()))
+        greediest = max(self._askers, key=lambda other: len(self._askers[other]), default=None)
+        if greediest is None or len(self._askers[greediest]) < own + 2:
+            return None
+        self._length -= 1
+        return self._askers[greediest].pop()
 
     def next(self) -> Turn | None:
         """Take out whose turn it is; None when nobody waits."""

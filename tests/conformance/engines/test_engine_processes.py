@@ -117,6 +117,7 @@ async def test_a_killed_engine_fails_its_answers_as_lost_and_is_started_again(ma
         before.kill()
         await answering.task
     assert caught.value.code == "replica_lost"
+    await until(lambda: "starting" in states)
     answer = await subject.ask("completion", prompt="a", max_tokens=3)  # waits for the new child
     assert answer.pieces
     assert _process().pid != before.pid
@@ -153,7 +154,7 @@ async def test_an_engine_that_keeps_dying_is_given_up_with_its_reason(make_engin
 
 
 async def test_a_frozen_engine_is_found_and_replaced(make_engines: _Maker) -> None:
-    engines = make_engines(probe_every=0.05, hung_after=0.3)
+    engines = make_engines(probe_every=0.05, probe_seconds=0.1, deaf_after=0.3)
     subject = await _load(engines)
     frozen = _process()
     frozen.suspend()

@@ -7,7 +7,16 @@ import httpx
 import msgspec
 import pytest
 
-from felloe.console.messages import KeyCreated, KeyRequest, NameRequest, Nothing, Progress, PullRequest
+from felloe.console.messages import (
+    DrainRequest,
+    DrainStep,
+    KeyCreated,
+    KeyRequest,
+    NameRequest,
+    Nothing,
+    Progress,
+    PullRequest,
+)
 from felloe.console.operator import create_operator_app
 from felloe.domain.errors import FelloeError
 
@@ -32,7 +41,15 @@ class RecordedOperations:
         yield Progress(1, 2)
         raise FelloeError("bad_model_file", "x.gguf: magic: this is not GGUF")
 
+    async def drain(self, request: DrainRequest) -> AsyncGenerator[DrainStep, None]:
+        self.told.append(request)
+        yield DrainStep(running=1)
+        raise FelloeError("forbidden", "run `felloe drain` on that node")
+
     def __getattr__(self, name: str) -> Any:
+        if name in ("hubs", "root"):
+            return self
+
         async def unexpected(*_: object) -> None:
             raise AssertionError(name)
 
@@ -74,6 +91,16 @@ async def test_long_work_streams_its_steps_and_its_error(client: httpx.AsyncClie
     assert steps[0] == Progress(1, 2)
     assert steps[-1].error is not None
     assert steps[-1].error.code == "bad_model_file"
+
+
+async def test_a_drain_streams_its_steps_and_its_error(
+    client: httpx.AsyncClient, operations: RecordedOperations
+) -> None:
+    reply = await client.post("/drain", content=b'{"node": "attic", "timeout_seconds": 5}')
+    steps = [msgspec.json.decode(line, type=DrainStep) for line in reply.content.splitlines()]
+    assert operations.told == [DrainRequest("attic", 5.0)]
+    assert steps[0] == DrainStep(running=1)
+    assert steps[-1].error is not None and steps[-1].error.code == "forbidden"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from felloe.engines.rules import (
     RestartPolicy,
     after_crash,
     derived_seed,
-    is_hung,
     loggable,
     start_failure,
 )
@@ -34,12 +33,6 @@ def test_too_many_crashes_in_the_window_mean_quarantine() -> None:
 
 def test_old_crashes_are_forgotten() -> None:
     assert after_crash([*[10.0] * 9, 500.0], 500.0, POLICY, random=1.0) == Restart(1.0)
-
-
-def test_an_engine_is_hung_when_its_silence_exceeds_the_limit() -> None:
-    policy = RestartPolicy(hung_after=60.0)
-    assert not is_hung(100.0, 160.0, policy)
-    assert is_hung(100.0, 160.1, policy)
 
 
 def test_seeds_are_alike_everywhere_and_never_the_random_one() -> None:

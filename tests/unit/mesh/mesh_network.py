@@ -1,6 +1,7 @@
 """A network of one hub with the real server, tokens, permissions and certificates, for the tests of the mesh."""
 
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -14,22 +15,22 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from felloe.domain.hardware import Hardware
 from felloe.domain.ids import NodeId, id_from_public_key
 from felloe.domain.roster import NodeRecord, Role
-from felloe.host.processes import end, spawn
 from felloe.mesh.authority import NetworkAuthority
 from felloe.mesh.certificates import client_context, hub_tls_name
 from felloe.mesh.connection import Connection
 from felloe.mesh.credentials import Credential, sign_nonce
 from felloe.mesh.exchange import Exchange
 from felloe.mesh.hub_events import HubEvents
-from felloe.mesh.nats_server import NatsServer, ServerSettings
+from felloe.mesh.nats_server import NatsServer
 from felloe.mesh.roster_service import RosterService
+from felloe.mesh.rotation import found
 from felloe.mesh.services import HubServices
 from felloe.mesh.session import Login
+from mesh_servers import message_server, message_settings
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Network:
             [url or self.url],
             member.id,
             login=login,
-            tls=client_context(self.authority.root),
+            tls=client_context(self.authority.issuer),
             server_name=hub_tls_name(self.authority.network),
         )
         self.closers.append(connection.close)
@@ -116,23 +117,10 @@ class Network:
 
 @pytest.fixture
 async def network(tmp_path: Path) -> AsyncIterator[Network]:
-    authority = NetworkAuthority.create(time.time())
+    authority = found(time.time()).authority
     key = Ed25519PrivateKey.generate()
     credential = authority.issue(key.public_key().public_bytes_raw(), "hub", time.time(), addresses=["127.0.0.1"])
-    (tmp_path / "hub.pem").write_text(credential.certificate)
-    (tmp_path / "hub.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    settings = ServerSettings(
-        name="hub",
-        host="127.0.0.1",
-        port=0,
-        directory=tmp_path / "nats",
-        log=tmp_path / "nats.log",
-        certificate=tmp_path / "hub.pem",
-        key=tmp_path / "hub.key",
-        operator=authority.operator_token,
-        system_account=authority.system_account,
-    )
-    server = NatsServer(settings, accounts=lambda: authority.account_tokens(time.time(), {}), spawn=spawn, end=end)
+    server = message_server(authority, message_settings(authority, key, credential, tmp_path))
     await server.start()
     opened = Network(authority, server, Member(key, credential))
     try:
@@ -170,14 +158,17 @@ async def child(network: Network, member: Member, tmp_path: Path) -> AsyncIterat
     """A node in a process of its own, which can be killed and frozen."""
     arguments = {
         "url": network.url,
-        "root": network.authority.root,
+        "issuers": network.authority.issuer,
         "server_name": network.authority.network,
         "token": member.credential.user_token,
         "key": member.key.private_bytes_raw().hex(),
     }
     (tmp_path / "node.json").write_bytes(msgspec.json.encode(arguments))
     script = Path(__file__).parent / "mesh_node.py"
-    process = await asyncio.create_subprocess_exec(sys.executable, str(script), str(tmp_path / "node.json"))
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), str(tmp_path / "node.json"), env=os.environ | {"PYTHONPATH": path}
+    )
     try:
         yield process
     finally:

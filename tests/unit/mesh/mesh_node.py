@@ -37,7 +37,7 @@ async def main() -> None:
         [settings["url"]],
         member.id,
         login=lambda: Login(settings["token"], partial(sign_nonce, key)),
-        tls=client_context(settings["root"]),
+        tls=client_context(settings["issuers"]),
         server_name=hub_tls_name(NetworkId(settings["server_name"])),
     )
     exchange = Exchange(connection, member.id)

@@ -1,9 +1,11 @@
-"""The network's keys: kept, replaced, and never mixed with another network's."""
+"""The keys that hubs share: kept, replaced, and never mixed with another network's."""
 
 import time
-from base64 import b64encode
+from base64 import b64decode, b64encode
+from collections.abc import Callable
 from random import Random
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -11,100 +13,158 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId, id_from_public_key
+from felloe.domain.roster import Role
 from felloe.mesh import nats_jwt, permissions
-from felloe.mesh.authority import AUTHORITY_FILE, ROOT_FILE, NetworkAuthority
-from felloe.mesh.certificates import check_node_chain, check_root, key_of_request, make_request, pem, read_chain
+from felloe.mesh.authority import NetworkAuthority
+from felloe.mesh.certificate_requests import key_of_request, make_request
+from felloe.mesh.certificates import check_node_chain, pem, read_chain
 from felloe.mesh.credentials import Credential
 from felloe.mesh.failure_limiter import FailureLimiter
 from felloe.mesh.membership import MemberList
+from felloe.mesh.rotation import Keys, found, rotate, rotate_root
 
 NOW = time.time()
 KEY = Ed25519PrivateKey.generate()
 RAW = KEY.public_key().public_bytes_raw()
 
 
-def check(credential: Credential, root: str, *, role: str = "spoke", now: float = NOW) -> float:
-    return check_node_chain(credential.certificate, root, key=KEY.public_key(), role=role, now=now)
-
-
-def test_it_comes_back_from_its_files() -> None:
-    authority = NetworkAuthority.create(NOW)
-    again = NetworkAuthority.from_files(authority.to_files())
-    assert (again.network, again.root, again.issuer, again.pin) == (
-        authority.network,
-        authority.root,
-        authority.issuer,
-        authority.pin,
+def check(credential: Credential, keys: Keys, *, role: Role = "spoke", now: float = NOW) -> float:
+    return check_node_chain(
+        credential.certificate,
+        keys.trust.issuers(now),
+        network=keys.trust.network,
+        key=KEY.public_key(),
+        role=role,
+        now=now,
     )
-    assert (again.operator_token, again.application_account) == (
-        authority.operator_token,
-        authority.application_account,
-    )
-    assert check(again.issue(RAW, "spoke", NOW), authority.root)
 
 
-def test_the_network_id_is_the_root_keys() -> None:
-    authority = NetworkAuthority.create(NOW)
-    (root,) = read_chain(authority.root)
-    assert authority.network == id_from_public_key(root.public_key().public_bytes_raw())
-    assert check_root(root, authority.pin) == authority.network
+def scopes(keys: Keys, account: str, now: float) -> list[tuple[str, str]]:
+    """Role and key of each signing key that an account's token names."""
+    body = keys.authority.account_tokens(now, {})[account].split(".")[1]
+    claims = msgspec.json.decode(b64decode(body + "=" * (-len(body) % 4), altchars=b"-_"))
+    return [(one["role"], one["key"]) for one in claims["nats"]["signing_keys"]]
 
 
-def test_the_root_key_may_be_offline_and_is_needed_only_to_replace_the_issuer() -> None:
-    files = NetworkAuthority.create(NOW).to_files()
-    online = NetworkAuthority.from_files({AUTHORITY_FILE: files[AUTHORITY_FILE]})
-    assert online.to_files().keys() == {AUTHORITY_FILE}
-    assert files[ROOT_FILE] not in files[AUTHORITY_FILE]
-    assert check(online.issue(RAW, "spoke", NOW), online.root)
-    assert online.account_tokens(NOW, {})
-    with pytest.raises(FelloeError, match="root key"):
-        online.replace_issuer(NOW)
+def test_it_comes_back_from_its_bytes_and_issues_the_same() -> None:
+    keys = found(NOW)
+    again = NetworkAuthority.from_bytes(keys.authority.to_bytes())
+    for what in ("network", "version", "issuer", "operator_token", "application_account", "system_account"):
+        assert getattr(again, what) == getattr(keys.authority, what)
+    assert check(again.issue(RAW, "spoke", NOW), keys)
+    assert again.to_bytes() == keys.authority.to_bytes()
 
 
-def test_a_new_issuer_serves_the_same_network_and_old_certificates_stay_good() -> None:
-    old = NetworkAuthority.create(NOW)
-    before = old.issue(RAW, "spoke", NOW)
-    new = old.replace_issuer(NOW)
-    assert (new.network, new.root) == (old.network, old.root)
-    assert new.issuer != old.issuer
-    assert check(before, new.root)
-    assert check(new.issue(RAW, "spoke", NOW), old.root)
+def test_it_holds_no_root_key() -> None:
+    keys = found(NOW)
+    assert keys.root.certificate not in keys.authority.to_bytes().decode()
+    raw = keys.root._key.private_bytes_raw()
+    assert b64encode(raw) not in keys.authority.to_bytes()
 
 
-@pytest.mark.parametrize("name", [AUTHORITY_FILE, ROOT_FILE])
-@pytest.mark.parametrize("content", [b"", b"{}", b"null", b"\xff", b"AAAA"])
-def test_a_damaged_file_is_named(name: str, content: bytes) -> None:
-    files = NetworkAuthority.create(NOW).to_files() | {name: content}
-    with pytest.raises(FelloeError, match=name) as caught:
-        NetworkAuthority.from_files(files)
-    assert caught.value.code == "bad_state"
+@pytest.mark.parametrize("content", [b"", b"{}", b"null", b"\xff", b"AAAA", b"[" * 100_000])
+def test_what_is_damaged_is_refused_without_quoting_it(content: bytes) -> None:
+    good = found(NOW).authority.to_bytes()
+    for wrong in (content, good[:-9], good.replace(b'"format":2', b'"format":1')):
+        with pytest.raises(FelloeError) as caught:
+            NetworkAuthority.from_bytes(wrong)
+        assert caught.value.code == "bad_state"
+        assert caught.value.__cause__ is None
 
 
-def test_files_of_two_networks_do_not_mix() -> None:
-    one, other = (NetworkAuthority.create(NOW).to_files() for _ in range(2))
-    with pytest.raises(FelloeError, match="does not belong"):
-        NetworkAuthority.from_files(one | {ROOT_FILE: other[ROOT_FILE]})
+def test_an_issuing_key_under_another_certificate_is_refused() -> None:
+    one, other = (msgspec.json.decode(found(NOW).authority.to_bytes()) for _ in range(2))
+    with pytest.raises(FelloeError, match="bad_state"):
+        NetworkAuthority.from_bytes(msgspec.json.encode(one | {"issuer_certificate": other["issuer_certificate"]}))
+
+
+def test_it_is_held_against_the_trust_list() -> None:
+    first = found(NOW)
+    second = rotate(first, NOW, 3600)
+    first.authority.check(first.trust, NOW)
+    second.authority.check(second.trust, NOW)
+    first.authority.check(second.trust, NOW + 3500)
+    for authority, trust, now in (
+        (second.authority, first.trust, NOW),
+        (first.authority, second.trust, NOW + 3601),
+        (found(NOW).authority, first.trust, NOW),
+    ):
+        with pytest.raises(FelloeError) as caught:
+            authority.check(trust, now)
+        assert caught.value.code == "wrong_network"
+
+
+@pytest.mark.parametrize("replace", [rotate, rotate_root])
+def test_replaced_keys_keep_the_accounts_and_nothing_else(replace: Callable[[Keys, float, float], Keys]) -> None:
+    first = found(NOW)
+    second = replace(first, NOW, 0)
+    before, after = (msgspec.json.decode(keys.authority.to_bytes()) for keys in (first, second))
+    kept = {"format", "network", "system_account", "application_account", "former"}
+    assert {name for name in before if before[name] == after[name]} == kept
+    assert not set(before["users"].values()) & set(after["users"].values())
+    assert (second.authority.version, second.trust.version) == (2, 2)
+
+
+def test_old_users_are_believed_until_the_overlap_ends_and_the_account_names_them_no_longer() -> None:
+    first = found(NOW)
+    second = rotate(first, NOW, 3600)
+    application, system = second.authority.application_account, second.authority.system_account
+    old, new = (scopes(keys, application, NOW) for keys in (first, rotate(first, NOW, 0)))
+    assert [role for role, _ in old] == [role for role, _ in new] == ["spoke", "hub"]
+    assert not set(old) & set(new)
+    assert set(old) < set(scopes(second, application, NOW + 3599))
+    assert set(scopes(first, system, NOW)) < set(scopes(second, system, NOW + 3599))
+    assert second.authority.next_end(NOW) == int(NOW + 3600)
+    assert not set(old) & set(scopes(second, application, NOW + 3600))
+    assert len(scopes(second, application, NOW + 3600)) == 2
+    assert second.authority.next_end(NOW + 3600) is None
+    again = NetworkAuthority.from_bytes(second.authority.to_bytes())
+    assert again.account_tokens(NOW, {}).keys() == {application, system}
+    third = rotate(second, NOW + 1, 0)
+    assert len(scopes(third, application, NOW + 2)) == 2, "without an overlap all older ones go"
+
+
+def test_old_certificates_stay_good_until_the_overlap_ends() -> None:
+    first = found(NOW)
+    before = first.authority.issue(RAW, "spoke", NOW)
+    second = rotate(first, NOW, 3600)
+    assert check(before, second, now=NOW + 3599)
+    assert check(second.authority.issue(RAW, "spoke", NOW), second)
+    for keys, now in ((second, NOW + 3600), (rotate(first, NOW, 0), NOW)):
+        with pytest.raises(FelloeError, match="no issuer"):
+            check(before, keys, now=now)
+
+
+def test_an_account_may_store_nothing() -> None:
+    for token in found(NOW).authority.account_tokens(NOW, {}).values():
+        body = token.split(".")[1]
+        limits = msgspec.json.decode(b64decode(body + "=" * (-len(body) % 4), altchars=b"-_"))["nats"]["limits"]
+        assert not {"disk_storage", "mem_storage", "streams", "consumer"} & limits.keys()
+    for template in (permissions.hub_template(), permissions.spoke_template()):
+        assert not [one for one in (*template.publish, *template.subscribe) if one.startswith("$")]
 
 
 def test_a_credential_is_refused_for_another_key_role_network_or_time() -> None:
-    authority, other = NetworkAuthority.create(NOW), NetworkAuthority.create(NOW)
-    credential = authority.issue(RAW, "spoke", NOW)
-    assert check(credential, authority.root) == credential.expires_at
+    keys, other = found(NOW), found(NOW)
+    credential = keys.authority.issue(RAW, "spoke", NOW)
+    assert check(credential, keys) == credential.expires_at
     stranger = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
-    for bad, root, role, now in (
-        (authority.issue(stranger, "spoke", NOW), authority.root, "spoke", NOW),
-        (credential, authority.root, "hub", NOW),
-        (credential, other.root, "spoke", NOW),
-        (credential, authority.root, "spoke", NOW + 25 * 3600),
-        (credential, authority.root, "spoke", NOW - 3600),
-    ):
+    cases: list[tuple[Credential, Keys, Role, float]] = [
+        (keys.authority.issue(stranger, "spoke", NOW), keys, "spoke", NOW),
+        (credential, keys, "hub", NOW),
+        (credential, other, "spoke", NOW),
+        (credential, keys, "spoke", NOW + 25 * 3600),
+        (credential, keys, "spoke", NOW - 3600),
+    ]
+    for bad, against, role, now in cases:
         with pytest.raises(FelloeError) as caught:
-            check(bad, root, role=role, now=now)
+            check(bad, against, role=role, now=now)
         assert caught.value.code == "bad_state"
 
 
 def test_a_member_cannot_issue_certificates_with_its_own() -> None:
-    authority = NetworkAuthority.create(NOW)
+    keys = found(NOW)
+    authority = keys.authority
     member = Ed25519PrivateKey.generate()
     own = read_chain(authority.issue(member.public_key().public_bytes_raw(), "hub", NOW).certificate)[0]
     names = read_chain(authority.issue(RAW, "hub", NOW).certificate)[0].extensions
@@ -122,13 +182,13 @@ def test_a_member_cannot_issue_certificates_with_its_own() -> None:
     for chain in ([forged, own], [forged, own, read_chain(authority.issuer)[0]], [forged]):
         credential = Credential(certificate=pem(*chain), user_token="", issued_at=0, expires_at=1)
         with pytest.raises(FelloeError):
-            check(credential, authority.root, role="hub")
+            check(credential, keys, role="hub")
 
 
 def test_only_a_hub_gets_addresses_and_the_hub_name() -> None:
-    authority = NetworkAuthority.create(NOW)
+    authority = found(NOW).authority
 
-    def names(role: str) -> list[str]:
+    def names(role: Role) -> list[str]:
         leaf = read_chain(authority.issue(RAW, role, NOW, addresses=["hub.local", "10.0.0.1", "::1"]).certificate)[0]
         listed = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         addresses = [str(one) for one in listed.get_values_for_type(x509.IPAddress)]
@@ -162,26 +222,19 @@ def in_pem(der: bytes, label: str) -> str:
 
 def test_damaged_requests_and_certificates_fail_in_no_other_way_than_refusal() -> None:
     random = Random(8471)
-    authority = NetworkAuthority.create(NOW)
+    keys = found(NOW)
     request = x509.load_pem_x509_csr(make_request(KEY).encode()).public_bytes(Encoding.DER)
-    chain = [one.public_bytes(Encoding.DER) for one in read_chain(authority.issue(RAW, "hub", NOW).certificate)]
-    root = read_chain(authority.root)[0].public_bytes(Encoding.DER)
+    chain = [one.public_bytes(Encoding.DER) for one in read_chain(keys.authority.issue(RAW, "hub", NOW).certificate)]
     for number in range(3000):
-        parts = [request, *chain, root]
-        parts[number % 4] = damaged(parts[number % 4], random)
-        asked, leaf, issuer, trusted = parts
-        if parts == [request, *chain, root]:
+        parts = [request, chain[0]]
+        parts[number % 2] = damaged(parts[number % 2], random)
+        asked, leaf = parts
+        if parts == [request, chain[0]]:
             continue
         with pytest.raises(FelloeError):
             key_of_request(in_pem(asked, "CERTIFICATE REQUEST"))
-            check_root(read_chain(in_pem(trusted, "CERTIFICATE"))[0], authority.pin)
-            credential = Credential(
-                certificate=in_pem(leaf, "CERTIFICATE") + in_pem(issuer, "CERTIFICATE"),
-                user_token="",
-                issued_at=0,
-                expires_at=1,
-            )
-            check(credential, in_pem(trusted, "CERTIFICATE"), role="hub")
+            certificate = in_pem(leaf, "CERTIFICATE") + in_pem(chain[1], "CERTIFICATE")
+            check(Credential(certificate=certificate, user_token="", issued_at=0, expires_at=1), keys, role="hub")
 
 
 def test_nkeys_are_checked() -> None:
@@ -196,13 +249,13 @@ def test_nkeys_are_checked() -> None:
 
 
 def test_a_token_is_read_only_whole_and_unchanged() -> None:
-    credential = NetworkAuthority.create(NOW).issue(RAW, "spoke", NOW)
+    credential = found(NOW).authority.issue(RAW, "spoke", NOW)
     token = credential.user_token
     claims = nats_jwt.read_token(token)
     assert (claims.subject, claims.name) == (nats_jwt.public_name("user", RAW), id_from_public_key(RAW))
     assert (claims.issued_at, claims.expires_at) == (credential.issued_at, credential.expires_at)
     header, body, signature = token.split(".")
-    other = NetworkAuthority.create(NOW).issue(RAW, "hub", NOW).user_token.split(".")
+    other = found(NOW).authority.issue(RAW, "hub", NOW).user_token.split(".")
     for wrong in ("", "a.b", token[:-4], f"{header}.{other[1]}.{signature}", f"{header}.{body}.", "." * 5, "é.é.é"):
         with pytest.raises(FelloeError) as caught:
             nats_jwt.read_token(wrong)
@@ -240,19 +293,19 @@ def test_a_subject_has_plain_parts(name: str) -> None:
             spell(name)
 
 
-def test_members_are_kept_removed_for_good_and_bounded() -> None:
+async def test_members_are_kept_removed_for_good_and_bounded() -> None:
     stored: list[bytes] = []
     members = MemberList(stored.append)
-    first = members.add(RAW, "shed", "spoke", NOW)
-    assert members.add(RAW, "barn", "spoke", NOW + 5).joined_at == NOW
+    first = await members.add(RAW, "shed", "spoke", NOW)
+    assert (await members.add(RAW, "barn", "spoke", NOW + 5)).joined_at == NOW
     assert members.revocations(NOW) == {}
-    members.revoke(first.id, NOW + 10)
+    await members.leave(first.id, NOW + 10)
     again = MemberList(stored.append, stored=stored[-1])
     assert again.is_revoked(first.id)
     assert again.revocations(NOW + 20) == {RAW: NOW + 10}
     assert again.revocations(NOW + 49 * 3600) == {}, "no token can be that old"
     with pytest.raises(FelloeError, match="removed"):
-        again.add(RAW, "shed", "spoke", NOW + 20)
+        await again.add(RAW, "shed", "spoke", NOW + 20)
     with pytest.raises(FelloeError, match="not_found"):
         again.revoke(NodeId("b" * 26), NOW)
     with pytest.raises(FelloeError, match="damaged"):

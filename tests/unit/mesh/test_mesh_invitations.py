@@ -30,61 +30,66 @@ def disk() -> Disk:
     return Disk()
 
 
-def reason(invitations: Invitations, identifier: bytes, secret: bytes, node: NodeId, now: float = NOW) -> str:
+async def reason(invitations: Invitations, identifier: bytes, secret: bytes, node: NodeId, now: float = NOW) -> str:
     with pytest.raises(FelloeError) as caught:
-        invitations.redeem(identifier, secret, node, now)
+        await invitations.redeem(identifier, secret, node, now)
     assert caught.value.code == "token_refused"
     return caught.value.detail
 
 
-def test_it_lets_in_as_many_nodes_as_it_has_uses(disk: Disk) -> None:
+async def test_it_lets_in_as_many_nodes_as_it_has_uses(disk: Disk) -> None:
     invitations = Invitations(disk.save)
     invitation, secret = invitations.invite("spoke", 2, 60, NOW)
-    assert [invitations.redeem(invitation.id, secret, node, NOW) for node in (A, B)] == ["spoke", "spoke"]
-    assert "used up" in reason(invitations, invitation.id, secret, C)
+    assert [await invitations.redeem(invitation.id, secret, node, NOW) for node in (A, B)] == ["spoke", "spoke"]
+    assert "used up" in await reason(invitations, invitation.id, secret, C)
 
 
-def test_the_same_node_may_ask_again_without_costing_a_use(disk: Disk) -> None:
+async def test_the_same_node_may_ask_again_without_costing_a_use(disk: Disk) -> None:
     invitations = Invitations(disk.save)
     invitation, secret = invitations.invite("hub", 2, 60, NOW)
     for node in (A, A, A, B, A):
-        assert invitations.redeem(invitation.id, secret, node, NOW) == "hub"
+        assert await invitations.redeem(invitation.id, secret, node, NOW) == "hub"
     assert invitations.all()[0].joined == (A, B)
-    assert "expired" in reason(invitations, invitation.id, secret, A, NOW + 60)
+    assert "expired" in await reason(invitations, invitation.id, secret, A, NOW + 60)
 
 
-def test_uses_survive_a_restart(disk: Disk) -> None:
+async def test_uses_survive_a_restart(disk: Disk) -> None:
     invitations = Invitations(disk.save)
     invitation, secret = invitations.invite("spoke", 1, 60, NOW)
-    invitations.redeem(invitation.id, secret, A, NOW)
+    await invitations.redeem(invitation.id, secret, A, NOW)
     again = Invitations(disk.save, stored=disk.content)
     assert again.all() == invitations.all()
-    assert "used up" in reason(again, invitation.id, secret, B)
+    assert "used up" in await reason(again, invitation.id, secret, B)
 
 
-def test_a_use_is_stored_before_it_is_acknowledged_and_kept_when_it_cannot_be(disk: Disk) -> None:
+async def test_a_use_is_stored_before_it_is_acknowledged_and_kept_when_it_cannot_be(disk: Disk) -> None:
     invitations = Invitations(disk.save)
     invitation, secret = invitations.invite("spoke", 1, 60, NOW)
     disk.full = True
     with pytest.raises(FelloeError, match="disk_full"):
-        invitations.redeem(invitation.id, secret, A, NOW)
+        await invitations.redeem(invitation.id, secret, A, NOW)
     disk.full = False
     assert invitations.all()[0].joined == ()
-    assert invitations.redeem(invitation.id, secret, B, NOW) == "spoke"
+    assert await invitations.redeem(invitation.id, secret, B, NOW) == "spoke"
     assert Invitations(disk.save, stored=disk.content).all()[0].joined == (B,)
 
 
-def test_who_lacks_the_secret_hears_the_same_whatever_the_state(disk: Disk) -> None:
+async def test_who_lacks_the_secret_hears_the_same_whatever_the_state(disk: Disk) -> None:
     invitations = Invitations(disk.save)
     opened, secret = invitations.invite("spoke", 1, 60, NOW)
     used, used_secret = invitations.invite("spoke", 1, 60, NOW)
-    invitations.redeem(used.id, used_secret, A, NOW)
+    await invitations.redeem(used.id, used_secret, A, NOW)
     withdrawn, _ = invitations.invite("spoke", 1, 60, NOW)
     invitations.withdraw(withdrawn.id)
     wrong = bytes(20)
-    heard = {reason(invitations, one, wrong, A) for one in (opened.id, used.id, withdrawn.id, bytes(10), b"")}
-    heard |= {reason(invitations, opened.id, wrong, A, NOW + 100), reason(invitations, bytes(10), secret, A)}
-    heard |= {reason(invitations, opened.id, guess, A) for guess in (b"", secret[:-1], secret + b"\0", used_secret)}
+    heard = {await reason(invitations, one, wrong, A) for one in (opened.id, used.id, withdrawn.id, bytes(10), b"")}
+    heard |= {
+        await reason(invitations, opened.id, wrong, A, NOW + 100),
+        await reason(invitations, bytes(10), secret, A),
+    }
+    heard |= {
+        await reason(invitations, opened.id, guess, A) for guess in (b"", secret[:-1], secret + b"\0", used_secret)
+    }
     assert len(heard) == 1
 
 
@@ -94,13 +99,13 @@ def test_the_secret_is_not_kept(disk: Disk) -> None:
     assert base64.b64encode(secret) not in disk.content
 
 
-def test_withdrawing_stops_further_joins(disk: Disk) -> None:
+async def test_withdrawing_stops_further_joins(disk: Disk) -> None:
     invitations = Invitations(disk.save)
     invitation, secret = invitations.invite("spoke", 5, 60, NOW)
-    invitations.redeem(invitation.id, secret, A, NOW)
+    await invitations.redeem(invitation.id, secret, A, NOW)
     invitations.withdraw(invitation.id)
-    assert "withdrawn" in reason(invitations, invitation.id, secret, B)
-    assert "withdrawn" in reason(invitations, invitation.id, secret, A)
+    assert "withdrawn" in await reason(invitations, invitation.id, secret, B)
+    assert "withdrawn" in await reason(invitations, invitation.id, secret, A)
     with pytest.raises(FelloeError, match="not_found"):
         invitations.withdraw(bytes(10))
 

@@ -185,7 +185,8 @@ def forged(member: Member, other: Member) -> list[bytes]:
         encode_record(member.record(id=other.id), sign),
         encode_record(member.record(public_key=other.public_key), other.key.sign),
         encode_record(member.record(public_key=b"short"), sign),
-        encode_record(member.record(issued_at=time.time() + 3600), sign),
+        encode_record(member.record(issued_at=-1.0), sign),
+        encode_record(member.record(issued_at=1e12), sign),
         encode_record(member.record(issued_at=float("inf")), sign),
         encode_record(member.record(issued_at=float("nan")), sign),
         encode_record(member.record(started_at=float("nan")), sign),
@@ -244,7 +245,7 @@ async def test_a_hub_cannot_make_up_members(network: Network) -> None:
 
     await services.serve("roster", RosterRequest, page)
     await line.flush()
-    listening._line_up()
+    listening._sync.want_all()
     await until(lambda: liar.id in alive(listening))
     assert other.id not in listening.snapshot().members
 

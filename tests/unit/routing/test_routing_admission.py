@@ -105,6 +105,29 @@ async def test_askers_take_turns():
     assert order == ["greedy", "modest", "greedy", "greedy"]
 
 
+async def test_an_asker_that_fills_the_queue_makes_room_for_others_but_not_for_its_own():
+    engines = FakeEngines(Score(1), make_replica(slots=1))
+    engines.gate.clear()
+    admission = Admission(engines, queue_limit=4)
+    running = ask(admission)
+    await settle()
+    greedy = [ask(admission, "greedy") for _ in range(4)]
+    await settle()
+    _, _, error = await ask(admission, "greedy")
+    assert error is not None and error.code == "overloaded"
+    modest = [ask(admission, "modest") for _ in range(2)]
+    await settle()
+    displaced = [task.result()[2] for task in greedy if task.done()]
+    assert [each.code for each in displaced if each is not None] == ["overloaded", "overloaded"]
+    assert all(each is not None and each.retry_after is not None for each in displaced)
+    _, _, error = await ask(admission, "modest")
+    assert error is not None and error.code == "overloaded", "both have the same share now"
+    assert admission.busy(MODEL).waiting == 4
+    engines.gate.set()
+    outcomes = await asyncio.gather(running, *greedy, *modest)
+    assert [done is not None for _, done, _ in outcomes] == [True, True, True, False, False, True, True]
+
+
 async def test_a_deadline_that_passes_in_the_queue_is_told():
     engines = FakeEngines(Score(1), make_replica(slots=1))
     engines.gate.clear()

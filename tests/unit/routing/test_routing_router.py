@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
 
@@ -22,6 +22,7 @@ from routing_fakes import (
     FakeEngines,
     FakeNodes,
     FakeRosters,
+    Outcome,
     Reader,
     Score,
     collect,
@@ -413,3 +414,70 @@ async def test_gaps_are_counted():
     assert stats.resumed == 1 and len(stats.recent_gaps) == 1 and sum(stats.gap_buckets) == 1
     assert stats.broken == 0
     await World(here=dying(3)).ask()
+
+
+def cut(*pieces: int, tokens: int = 5) -> FakeEngines:
+    """A node to which the way breaks after so many pieces."""
+    return FakeEngines(Score(tokens), deaths=Deaths(*(Death(count, "line_lost") for count in pieces)))
+
+
+async def test_a_node_that_was_cut_off_while_it_answered_is_asked_again_at_once():
+    world = World(cut(2, 2, 1), patience=30.0)
+    pieces, done, error = await asyncio.wait_for(world.ask(), 1)
+    assert error is None and done == Score(5).done
+    assert b"".join(piece.frames for piece in pieces) == Score(5).frames
+    assert len(world.nodes.asked) == 4
+
+
+async def test_a_node_that_cannot_be_reached_rests_a_little_between_attempts():
+    world = World(cut(0, 0, 0), patience=30.0)
+    began = time.monotonic()
+    _, done, _ = await asyncio.wait_for(world.ask(), 5)
+    assert done is not None and len(world.nodes.asked) == 4
+    assert 0.3 < time.monotonic() - began < 1.5
+
+
+async def test_a_node_that_cannot_be_reached_is_asked_as_soon_as_it_says_something_new():
+    world = World(cut(*[0] * 12), patience=30.0)
+    asked = asyncio.create_task(world.ask())
+    await asyncio.sleep(0.8)
+    before = len(world.nodes.asked)
+    world.nodes.nodes[node_id(1)] = Admission(FakeEngines(Score(5)))
+    world.rosters.set(make_roster(world.member(node_id(1), issued_at=2.0)))
+    _, done, _ = await asyncio.wait_for(asked, 0.2)
+    assert done is not None and len(world.nodes.asked) == before + 1
+
+
+async def test_while_the_way_to_one_node_is_broken_another_goes_on():
+    world = World(cut(*[0] * 12), FakeEngines(Score(5)), patience=30.0)
+    for _ in range(5):
+        _, done, _ = await asyncio.wait_for(world.ask(), 1)
+        assert done is not None
+
+
+async def test_clients_hear_of_a_lost_replica_and_not_of_lines():
+    world = World(cut(*[0] * 40), patience=0.3)
+    _, _, error = await asyncio.wait_for(world.ask(), 5)
+    assert error is not None and error.code == "no_replica"
+    world = World(cut(2, *[0] * 40), patience=0.3)
+    _, _, error = await asyncio.wait_for(world.ask(), 5)
+    assert error is not None and error.code == "replica_lost"
+
+
+async def test_an_answer_from_elsewhere_may_leave_for_a_free_slot_here_and_each_slot_is_promised_once():
+    there, here = FakeEngines(Score(5)), FakeEngines(Score(5), make_replica(slots=2))
+    there.gate.clear()
+    world = World(there, here=here)
+    loaded, here.loaded = here.loaded, ()
+    may_leave: list[Callable[[], bool]] = []
+    asked: list[asyncio.Task[Outcome]] = []
+    for _ in range(3):
+        asked.append(asyncio.create_task(world.ask()))
+        await settle()
+        may_leave.append(world.nodes.can_leave)
+    assert not any(each() for each in may_leave), "there is no replica here"
+    here.loaded = loaded
+    assert [each() for each in may_leave] == [True, True, False]
+    there.gate.set()
+    await asyncio.gather(*asked)
+    assert world.router._promised == {}

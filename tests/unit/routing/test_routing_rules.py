@@ -4,8 +4,10 @@ from random import Random
 
 import pytest
 
+from felloe import __version__
 from felloe.domain.requests import Piece
 from felloe.domain.roster import Load, Member, Replica
+from felloe.domain.versions import parse
 from felloe.routing import rules
 from felloe.routing.model_index import IndexCache, ModelIndex
 from felloe.routing.rules import Busy, Others, Target, Wanted
@@ -209,3 +211,32 @@ def test_capabilities_are_known_of_dead_nodes_too():
 def test_this_node_is_not_among_the_others():
     replica: Replica = make_replica()
     assert not ModelIndex(make_roster(make_member(HERE, replica))).get(MODEL).known
+
+
+def version(minor: int) -> str:
+    """This program's version, but for the minor number."""
+    own = parse(__version__)
+    assert own is not None
+    return f"{own.major}.{own.minor + minor}.7"
+
+
+@pytest.mark.parametrize("other", [version(2), "7.0.0", "", "new"])
+def test_a_node_of_a_version_that_does_not_work_with_ours_is_known_and_never_asked(other: str):
+    roster = make_roster(make_member(node_id(1), make_replica(), version=other))
+    offers = ModelIndex(roster).get(MODEL)
+    assert offers.known and offers.capabilities
+    assert not offers.ready and not offers.free
+    chosen = choose(None, Others(offers.ready, offers.free, roster.members, {}))
+    assert chosen is None
+
+
+def test_a_node_of_the_next_version_is_asked():
+    member = make_member(node_id(1), make_replica(), version=version(1))
+    chosen = choose(None, others(member))
+    assert chosen is not None and chosen.node == node_id(1)
+
+
+def test_what_this_node_itself_runs_decides():
+    roster = make_roster(make_member(node_id(1), make_replica(), version="0.3.0"))
+    assert not ModelIndex(roster, "0.5.0").get(MODEL).ready
+    assert ModelIndex(roster, "0.4.2").get(MODEL).ready

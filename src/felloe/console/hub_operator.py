@@ -1,0 +1,68 @@
+"""The part of the operator API that is about hubs, members and the network's keys: which path is which operation."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, NamedTuple, Protocol
+
+from felloe.console.hub_messages import (
+    ChangeStep,
+    Consequence,
+    HubsRequest,
+    HubsView,
+    KeysReplaced,
+    Removal,
+    RootExported,
+    RootExportRequest,
+    RootRotateRequest,
+    RootView,
+    RotateRequest,
+)
+from felloe.console.messages import NameRequest
+
+
+class HubOperations(Protocol):
+    """What an owner can see and do about the hubs and the members."""
+
+    async def view(self) -> HubsView: ...
+    async def set_wanted(self, request: HubsRequest) -> HubsView: ...
+    def promote(self, request: NameRequest) -> AsyncGenerator[ChangeStep, None]: ...
+    async def demotion(self, request: NameRequest) -> Consequence: ...
+    def demote(self, request: NameRequest) -> AsyncGenerator[ChangeStep, None]: ...
+    async def revocation(self, request: NameRequest) -> Consequence: ...
+    async def revoke(self, request: NameRequest) -> Removal: ...
+
+
+class RootOperations(Protocol):
+    """What an owner can see and do about the network's root and signing keys."""
+
+    async def show(self) -> RootView: ...
+    async def rotate(self, request: RotateRequest) -> KeysReplaced: ...
+    async def rotate_root(self, request: RootRotateRequest) -> KeysReplaced: ...
+    async def export(self, request: RootExportRequest) -> RootExported: ...
+
+
+class Table(NamedTuple):
+    """Paths that are asked (GET), told (POST), and followed (POST, answered step by step)."""
+
+    asked: dict[str, Callable[[], Awaitable[Any]]]
+    told: dict[str, tuple[Any, Callable[[Any], Awaitable[Any]]]]
+    followed: dict[str, tuple[Any, Callable[[Any], AsyncGenerator[Any, None]], Any]]
+
+
+def network_table(hubs: HubOperations, root: RootOperations) -> Table:
+    """The paths of both."""
+    return Table(
+        asked={"/hubs": hubs.view, "/root": root.show},
+        told={
+            "/hubs/wanted": (HubsRequest, hubs.set_wanted),
+            "/hubs/demotion": (NameRequest, hubs.demotion),
+            "/members/revocation": (NameRequest, hubs.revocation),
+            "/members/revoke": (NameRequest, hubs.revoke),
+            "/network/rotate": (RotateRequest, root.rotate),
+            "/root/rotate": (RootRotateRequest, root.rotate_root),
+            "/root/export": (RootExportRequest, root.export),
+        },
+        followed={
+            "/hubs/promote": (NameRequest, hubs.promote, ChangeStep),
+            "/hubs/demote": (NameRequest, hubs.demote, ChangeStep),
+        },
+    )

@@ -1,0 +1,167 @@
+"""Roster records, heartbeats, pages; the subjects that everything travels on."""
+
+from typing import Any
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from wire_case import Case, changed, longer
+
+from felloe.domain.hardware import Gpu, Hardware
+from felloe.domain.ids import ModelDigest, ModelName, NodeId, id_from_public_key
+from felloe.domain.models import Model
+from felloe.domain.roster import Load, NodeRecord, Replica
+from felloe.mesh import permissions
+from felloe.mesh.roster_wire import (
+    Heartbeat,
+    RosterEntry,
+    RosterPage,
+    RosterRequest,
+    decode_heartbeat,
+    decode_record,
+    encode_record,
+)
+
+NODE_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+PUBLIC_KEY = NODE_KEY.public_key().public_bytes_raw()
+NODE = NodeId(id_from_public_key(PUBLIC_KEY))
+ISSUED_AT = 1_790_000_000.5
+LOAD = Load(active={"tiny-python": 2}, waiting={"tiny-python": 1}, draining=True)
+
+_RECORD_CONTEXT = b"felloe node record v1\x00"
+
+
+def _record() -> NodeRecord:
+    model = Model(
+        name=ModelName("tiny-python"),
+        digest=ModelDigest("sha256:" + "5a" * 32),
+        size=3_900_000,
+        architecture="llama",
+        quantisation="q8_0",
+        context=4096,
+        parameters=3_700_000,
+        capabilities=("chat", "completion", "embedding", "tools", "json_schema"),
+        created=1_780_000_000,
+    )
+    gpu = Gpu(index=1, vendor="nvidia", name="RTX 9", memory_total=24 << 30, memory_free=20 << 30)
+    hardware = Hardware(
+        system="Linux",
+        machine="x86_64",
+        processor="Some CPU",
+        cores=16,
+        memory_total=64 << 30,
+        memory_available=48 << 30,
+        gpus=(gpu,),
+    )
+    return NodeRecord(
+        id=NODE,
+        name="attic",
+        roles=("hub", "spoke"),
+        version="0.1.0",
+        public_key=PUBLIC_KEY,
+        sealing_config=b"a sealing key's configuration",
+        hardware=hardware,
+        replicas=(Replica(model=model, engine="llama.cpp", state="ready", slots=4, context=4096),),
+        started_at=1_789_999_000.25,
+        issued_at=ISSUED_AT,
+    )
+
+
+def _signed() -> bytes:
+    return encode_record(_record(), NODE_KEY.sign)
+
+
+def _read_page(data: bytes) -> Any:
+    page = msgspec.msgpack.decode(data, type=RosterPage)
+    return {
+        "more": page.more,
+        "entries": [
+            {"record": decode_record(entry.signed), "load": entry.load, "silence": entry.silence}
+            for entry in page.entries
+        ],
+    }
+
+
+def _newer_record(signed: bytes) -> bytes:
+    """The record with fields that only a newer version knows, at every depth, signed by the same node."""
+    record = msgspec.msgpack.decode(msgspec.msgpack.decode(signed)[0])
+    for part in (
+        record,
+        record["hardware"],
+        record["hardware"]["gpus"][0],
+        record["replicas"][0],
+        record["replicas"][0]["model"],
+    ):
+        part["of_a_newer_version"] = {"x": [1, 2]}
+    encoded = msgspec.msgpack.encode(record)
+    return msgspec.msgpack.encode([encoded, NODE_KEY.sign(_RECORD_CONTEXT + encoded), "new"])
+
+
+def _grow_heartbeat(content: Any) -> None:
+    content[0].append("new")
+    content.append("new")
+
+
+def _grow_page(content: Any) -> None:
+    content[0][0][0] = _newer_record(content[0][0][0])
+    content[0][0][1].append("new")
+    content[0][0].append("new")
+    content.append("new")
+
+
+def _unsigned(content: Any) -> None:
+    record = msgspec.msgpack.decode(content[0])
+    record["name"] = "cellar"
+    content[0] = msgspec.msgpack.encode(record)
+
+
+def _subjects() -> bytes:
+    return msgspec.json.encode(
+        {
+            "infer": permissions.infer(NODE),
+            "flow": permissions.flow(NODE),
+            "inbox": permissions.inbox(NODE),
+            "record": permissions.roster_record(NODE),
+            "load": permissions.roster_load(NODE),
+            "gone": permissions.roster_gone(NODE),
+            "service": permissions.hub_service("roster"),
+            "state": permissions.state("keys"),
+        }
+    )
+
+
+def _read_subjects(data: bytes) -> Any:
+    """Where this version sends and listens; a version that spelled them otherwise would not be heard."""
+    del data
+    return msgspec.json.decode(_subjects())
+
+
+CASES = [
+    Case("subjects.json", _subjects, _read_subjects),
+    Case(
+        "roster-record",
+        _signed,
+        decode_record,
+        grow=_newer_record,
+        refuse=changed(_unsigned),
+    ),
+    Case(
+        "roster-heartbeat",
+        lambda: msgspec.msgpack.encode(Heartbeat(LOAD, ISSUED_AT)),
+        decode_heartbeat,
+        grow=changed(_grow_heartbeat),
+    ),
+    Case(
+        "roster-question",
+        lambda: msgspec.msgpack.encode(RosterRequest(NODE)),
+        lambda data: msgspec.msgpack.decode(data, type=RosterRequest),
+        grow=longer,
+    ),
+    Case(
+        "roster-page",
+        lambda: msgspec.msgpack.encode(
+            RosterPage([RosterEntry(_signed(), LOAD, 1.5), RosterEntry(_signed(), Load(), None)], True)
+        ),
+        _read_page,
+        grow=changed(_grow_page),
+    ),
+]

@@ -1,0 +1,148 @@
+"""The members on the state: one order of changes, whichever hub makes them."""
+
+import asyncio
+
+import pytest
+
+from felloe.domain.errors import FelloeError
+from felloe.domain.ids import NodeId, id_from_public_key
+from felloe.hubs import members as module
+from felloe.hubs.members import MemberBook
+from felloe.hubs.records import LEASE, Lease, encode
+from hubs_fakes import FakeState, FakeStore
+
+NOW = 1_800_000_000.0
+KEYS = [bytes([number]) * 32 for number in range(8)]
+IDS = [NodeId(id_from_public_key(key)) for key in KEYS]
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
+
+
+@pytest.fixture
+def book(store: FakeStore) -> MemberBook:
+    return MemberBook(FakeState(store))
+
+
+async def refusal(work: object) -> str:
+    with pytest.raises(FelloeError) as caught:
+        await work  # type: ignore[misc]
+    return caught.value.code
+
+
+async def test_a_member_that_joins_again_keeps_its_date_and_takes_the_new_name_and_role(book: MemberBook) -> None:
+    first = await book.add(KEYS[0], "shed", "spoke", NOW)
+    again = await book.add(KEYS[0], "barn", "hub", NOW + 5)
+    assert (again.id, again.joined_at, again.name, again.role) == (first.id, NOW, "barn", "hub")
+    assert book.find(first.id) == again
+    assert book.all() == (again,)
+
+
+async def test_adding_the_same_once_more_writes_nothing(book: MemberBook, store: FakeStore) -> None:
+    await book.add(KEYS[0], "shed", "spoke", NOW)
+    await book.add(KEYS[0], "shed", "spoke", NOW + 5)
+    assert len(store.log) == 1
+
+
+async def test_every_hub_sees_the_same_members_oldest_first(book: MemberBook, store: FakeStore) -> None:
+    other = MemberBook(FakeState(store))
+    await book.add(KEYS[0], "young", "spoke", NOW + 1)
+    await other.add(KEYS[1], "old", "spoke", NOW)
+    assert [member.name for member in book.all()] == [member.name for member in other.all()] == ["old", "young"]
+
+
+async def test_a_revoked_key_never_comes_back(book: MemberBook) -> None:
+    await book.add(KEYS[0], "shed", "hub", NOW)
+    await book.revoke(IDS[0], NOW + 10)
+    await book.revoke(IDS[0], NOW + 99)
+    assert book.is_revoked(IDS[0])
+    assert book.find(IDS[0]).revoked_at == NOW + 10  # type: ignore[union-attr]
+    assert await refusal(book.add(KEYS[0], "shed", "spoke", NOW + 20)) == "forbidden"
+    assert await refusal(book.set_role(IDS[0], "hub")) == "forbidden"
+    assert book.revocations(NOW + 20) == {KEYS[0]: NOW + 10}
+    assert book.revocations(NOW + 49 * 3600) == {}, "no token can be that old"
+    assert book.is_revoked(IDS[0])
+
+
+async def test_a_revocation_on_one_hub_beats_a_join_on_another_that_has_not_heard_of_it(store: FakeStore) -> None:
+    here, late = MemberBook(FakeState(store)), FakeState(store, follows=False)
+    await here.add(KEYS[0], "shed", "spoke", NOW)
+    late.catch_up()
+    await here.revoke(IDS[0], NOW)
+    assert await refusal(MemberBook(late).add(KEYS[0], "new name", "spoke", NOW)) == "forbidden"
+
+
+async def test_who_is_not_a_member_cannot_be_changed(book: MemberBook) -> None:
+    assert book.find(IDS[0]) is None
+    assert not book.is_revoked(IDS[0])
+    for work in (book.revoke(IDS[0], NOW), book.leave(IDS[0], NOW), book.set_role(IDS[0], "hub")):
+        assert await refusal(work) == "not_found"
+
+
+async def test_a_node_leaves_by_itself_but_not_while_it_is_a_hub(book: MemberBook) -> None:
+    await book.add(KEYS[0], "shed", "hub", NOW)
+    assert await refusal(book.leave(IDS[0], NOW + 1)) == "forbidden"
+    await book.set_role(IDS[0], "spoke", never_hub=True)
+    assert (await book.leave(IDS[0], NOW + 2)).revoked_at == NOW + 2
+    assert await refusal(book.add(KEYS[0], "shed", "spoke", NOW + 3)) == "forbidden"
+
+
+async def test_a_role_is_checked_at_the_revision_of_the_write(store: FakeStore) -> None:
+    here, late = FakeState(store), FakeState(store, follows=False)
+    book = MemberBook(here)
+    for key in KEYS[:2]:
+        await book.add(key, "hub", "hub", NOW)
+    late.catch_up()
+
+    def leaves_one(books: MemberBook) -> None:
+        if sum(member.role == "hub" for member in books.all()) < 2:
+            raise FelloeError("quorum_at_risk", "the last one")
+
+    await book.set_role(IDS[0], "spoke", check=lambda _: leaves_one(book))
+    other = MemberBook(late)
+    assert await refusal(other.set_role(IDS[1], "spoke", check=lambda _: leaves_one(other))) == "quorum_at_risk"
+
+
+async def test_a_write_of_an_old_leader_is_refused(book: MemberBook, store: FakeStore) -> None:
+    await book.add(KEYS[0], "shed", "spoke", NOW)
+    store.commit(len(store.log), LEASE, encode(Lease(holder=IDS[1], term=7, beat=0, seconds=15)))
+    assert await refusal(book.set_role(IDS[0], "hub", term=6)) == "not_leader"
+    assert (await book.set_role(IDS[0], "hub", term=7)).role == "hub"
+
+
+async def test_the_network_is_bounded_exactly_also_when_two_hubs_add_at_once(
+    store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_MEMBERS", 5)
+    books = [MemberBook(FakeState(store, follows=False)) for _ in KEYS]
+    results = await asyncio.gather(
+        *(book.add(key, "n", "spoke", NOW) for book, key in zip(books, KEYS, strict=True)), return_exceptions=True
+    )
+    assert sum(not isinstance(result, BaseException) for result in results) == 5
+    assert {r.code for r in results if isinstance(r, FelloeError)} == {"forbidden"}
+    assert (await MemberBook(FakeState(store)).add(KEYS[0], "other name", "spoke", NOW)).name == "other name"
+
+
+@pytest.mark.parametrize("value", [b"{", b"null", b"\xff", b'{"id":"x"}'])
+async def test_a_damaged_row_is_refused_and_never_taken_for_no_member(
+    book: MemberBook, store: FakeStore, value: bytes
+) -> None:
+    store.commit(0, f"member.{IDS[0]}", value)
+    for look in (lambda: book.find(IDS[0]), lambda: book.is_revoked(IDS[0]), book.all, lambda: book.revocations(NOW)):
+        with pytest.raises(FelloeError, match="bad_state"):
+            look()
+
+
+async def test_a_row_under_another_id_is_refused(book: MemberBook, store: FakeStore) -> None:
+    member = await book.add(KEYS[0], "shed", "spoke", NOW)
+    store.commit(1, f"member.{IDS[1]}", encode(member))
+    with pytest.raises(FelloeError, match="another member"):
+        book.find(IDS[1])
+
+
+async def test_a_row_of_an_older_version_reads_as_one_that_may_be_a_hub(book: MemberBook, store: FakeStore) -> None:
+    member = await book.add(KEYS[0], "shed", "spoke", NOW)
+    store.commit(1, f"member.{IDS[0]}", encode(member).replace(b',"never_hub":false', b""))
+    assert book.find(IDS[0]) == member
