@@ -40,11 +40,12 @@ def message_server(
     port: int = 0,
     revoked: Mapping[bytes, float] | None = None,
     routes: Callable[[], Routes | None] = lambda: None,
+    now: Callable[[], float] = time.time,
 ) -> NatsServer:
     """A server that is not started yet."""
 
     def render(listening: int) -> str:
-        accounts = authority.account_tokens(time.time(), revoked or {})
+        accounts = authority.account_tokens(now(), revoked or {})
         return render_message_config(settings, listening, accounts, routes())
 
     place = Place(host=settings.host, port=port, directory=settings.directory, log=settings.log)

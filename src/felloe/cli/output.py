@@ -18,7 +18,16 @@ EXIT_NOT_RUNNING = 3
 EXIT_REFUSED = 4
 EXIT_INTERRUPTED = 130
 _REFUSALS = frozenset(
-    {"forbidden", "token_refused", "wrong_network", "bad_token", "bad_passphrase", "invalid_api_key", "version_refused"}
+    {
+        "forbidden",
+        "wrong_node",
+        "token_refused",
+        "wrong_network",
+        "bad_token",
+        "bad_passphrase",
+        "invalid_api_key",
+        "version_refused",
+    }
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

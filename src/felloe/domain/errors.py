@@ -82,6 +82,7 @@ CATALOGUE: dict[str, ErrorSpec] = {
     "node_unreachable": ErrorSpec(
         503, Fault.NETWORK, "server_error", "Start the node, open its ports, then try again."
     ),
+    "wrong_node": ErrorSpec(409, Fault.CALLER, _BAD, "Run the command where the message says."),
     "quorum_at_risk": ErrorSpec(409, Fault.CALLER, _BAD, "Promote another node first, or bring the missing hubs back."),
     "bad_token": ErrorSpec(400, Fault.CALLER, _BAD, "Copy the whole token again, or ask for a new one."),
     "token_refused": ErrorSpec(403, Fault.CALLER, _BAD, "Ask for a new token with `felloe invite`."),

@@ -64,9 +64,18 @@ class ApiKeys:
     def create(
         self, name: str, expires: int | None = None, rights: Sequence[Right] = ("inference",)
     ) -> tuple[KeyRecord, str]:
-        """Make a key; the plaintext `fk-…` exists only in the returned pair. `expires` is in Unix seconds.
+        """Make a key of this node alone; for the rest see `new`."""
+        record, plaintext = self.new(name, expires, rights)
+        self._store(msgspec.structs.replace(self._content, keys=(*self._content.keys, record)))
+        return record, plaintext
 
-        Raises `invalid_value` for a name that is taken or unfit, unknown rights or a time that has passed.
+    def new(
+        self, name: str, expires: int | None = None, rights: Sequence[Right] = ("inference",)
+    ) -> tuple[KeyRecord, str]:
+        """A key that is not valid yet; the plaintext `fk-…` exists only in the returned pair.
+
+        `expires` is in Unix seconds. Raises `invalid_value` for a name that is taken or unfit, unknown rights or a time
+        that has passed.
         """
         self._check_new(name, expires, rights)
         plaintext = "fk-" + base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
@@ -78,7 +87,6 @@ class ApiKeys:
             expires=expires,
             rights=tuple(rights),
         )
-        self._store(msgspec.structs.replace(self._content, keys=(*self._content.keys, record)))
         return record, plaintext
 
     def list(self) -> tuple[KeyRecord, ...]:
@@ -86,7 +94,7 @@ class ApiKeys:
         return tuple(self._by_digest.values())
 
     def records(self) -> tuple[KeyRecord, ...]:
-        """The keys made on this node, for a hub to distribute."""
+        """The keys that are valid on this node alone."""
         return self._content.keys
 
     def revoke(self, id_or_name: str) -> KeyRecord:
@@ -104,7 +112,10 @@ class ApiKeys:
         if len(records) > _MOST_KEYS:
             raise FelloeError("invalid_value", f"more than {_MOST_KEYS} keys")
         if tuple(records) != self._content.network:
-            self._store(msgspec.structs.replace(self._content, network=tuple(records)))
+            content = msgspec.structs.replace(self._content, network=tuple(records))
+            # A key that was revoked is refused also while the disk is full.
+            self._use(content)
+            self._store(content)
 
     def any(self) -> bool:
         """Whether at least one key exists that has not expired."""
@@ -132,13 +143,13 @@ class ApiKeys:
     def _check_new(self, name: str, expires: int | None, rights: Sequence[Right]) -> None:
         if _NAME.fullmatch(name) is None:
             raise FelloeError("invalid_value", "a key's name has 1 to 64 letters, digits, ` ._@-`", param="name")
-        if any(record.name == name for record in self._content.keys):
+        if any(record.name == name for record in self.list()):
             raise FelloeError("invalid_value", "another key has this name", param="name")
         if not rights or any(right not in RIGHTS for right in rights):
             raise FelloeError("invalid_value", f"rights are {', '.join(RIGHTS)}", param="rights")
         if expires is not None and expires <= self._clock():
             raise FelloeError("invalid_value", "the key would have expired already", param="expires")
-        if len(self._content.keys) >= _MOST_KEYS:
+        if len(self._by_digest) >= _MOST_KEYS:
             raise FelloeError("invalid_value", f"there are {_MOST_KEYS} keys already; revoke some")
 
     def _store(self, content: _File) -> None:

@@ -105,10 +105,13 @@ class Generations:
             self.following = following
         self._wake.set()
 
-    def learn_key(self, key: str, value: bytes) -> None:
-        """Keep a key's value as another hub told it; without effect where this hub keeps the state itself."""
-        if self.entries() is self._saved:
-            self._saved = {**self._saved, key: Entry(value, 0)}
+    def learn_key(self, key: str, value: bytes) -> bool:
+        """Keep a key's value as another hub told it, unless this hub keeps the state itself; whether it is new."""
+        known = self._saved.get(key)
+        if self.entries() is not self._saved or (known is not None and known.value == value):
+            return False
+        self._saved = {**self._saved, key: Entry(value, 0)}
+        return True
 
     async def is_well(self) -> bool:
         """Whether what this hub keeps is up to date now; true when it has nothing to keep."""

@@ -72,8 +72,8 @@ class NetworkState:
 
     def learn(self, key: str, value: bytes) -> None:
         """Believe a key's value that another hub told, until this hub keeps the state itself."""
-        self.generations.learn_key(key, value)
-        self._tell(key)
+        if self.generations.learn_key(key, value):
+            self._tell(key)
 
     async def start(self) -> None:
         """Start what this hub keeps; returns when its copy is as new as can be had in a few seconds."""

@@ -158,6 +158,9 @@ def _cluster(routes: Routes, files: TlsFiles) -> dict[str, Any]:
         "routes": [f"tls://{peer}" for peer in routes.peers],
         # Every hub is told where the others are; what a server gossips is not needed.
         "no_advertise": True,
+        # One route a server. With a pool of them, servers that dialled each other at once and were then reloaded have
+        # been seen to forget who listens on the other side.
+        "pool_size": -1,
         "ping_interval": "2s",
         "tls": _tls(files) | {"ca_file": str(files.authorities), "verify": True, "pinned_certs": _pins(routes.keys)},
     }

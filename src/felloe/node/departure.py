@@ -22,7 +22,7 @@ _TELL_SECONDS = 15.0
 def describe(folder: Path, *, force: bool = False) -> str:
     """What leaving means for the node of this home.
 
-    Raises `bad_state` when it is in no network, and without `force` `forbidden` on a hub that is not the only one.
+    Raises `bad_state` when it is in no network, and without `force` `wrong_node` on a hub that is not the only one.
     """
     home = Home(folder)
     files = NetworkFiles(home)
@@ -37,9 +37,9 @@ def describe(folder: Path, *, force: bool = False) -> str:
         )
     if not force:
         raise FelloeError(
-            "forbidden",
+            "wrong_node",
             f"this node is a hub; let the others take over first: `felloe demote {membership.name}` "
-            f"here or on {' or '.join(others)}, then leave (--force leaves at once)",
+            f"on {' or '.join(others)}, then leave (--force leaves at once)",
         )
     return (
         f"This node is a hub, and {', '.join(others)} will miss it: they keep it as a hub that is down until "
@@ -106,6 +106,8 @@ def _tell_hub(files: NetworkFiles, membership: Membership, *, force: bool) -> st
 
 
 def _stop_if_running(home: Home) -> None:
+    if not home.operator_socket.exists():
+        return
     transport = httpx.HTTPTransport(uds=str(home.operator_socket))
     try:
         with httpx.Client(transport=transport, base_url="http://felloe", timeout=10) as client:

@@ -272,6 +272,8 @@ class Hub:
 
     def _hubs_changed(self) -> None:
         before, self._known_hubs = self._known_hubs, self.hubs
+        if before.hubs == self._known_hubs.hubs:
+            return
         left = {hub.id for hub in before.hubs} - {hub.id for hub in self._known_hubs.hubs}
         # A server keeps a route to a hub that is gone from its configuration; only a restart ends it for sure.
         removed = any(self.members.is_revoked(node) for node in left)

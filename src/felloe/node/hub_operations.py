@@ -129,15 +129,15 @@ class HubOperations:
     def acting_hub(self, what: str) -> Hub:
         """This node as a hub that can change the state; `what` is a sentence's beginning, such as "a key is made".
 
-        Raises `forbidden` naming the hubs where it can be done.
+        Raises `wrong_node` naming the hubs where it can be done.
         """
         generation = self._generation()
         hub, this = self._node.hub, self._node.membership.node
         if hub is None:
-            raise FelloeError("forbidden", f"{what} on a hub; {self.elsewhere()}")
+            raise FelloeError("wrong_node", f"{what} on a hub; {self.elsewhere()}")
         if generation is not None and this not in generation.hubs:
             raise FelloeError(
-                "forbidden",
+                "wrong_node",
                 f"{what} on a hub that keeps the network's state, and this one does not; {self.elsewhere()}",
             )
         return hub
@@ -206,7 +206,7 @@ class HubOperations:
 
     def _check_revocation(self, hub: Hub, member: ListedMember) -> ListedMember:
         if member.id == self._node.membership.node:
-            raise FelloeError("forbidden", "this is the node itself; to take it out of the network use `felloe leave`")
+            raise FelloeError("wrong_node", "this is the node itself; to take it out of the network use `felloe leave`")
         hubs, generation = self._told(HUBS, HubSet), self._generation()
         if hubs is not None and {one.id for one in hubs.hubs} == {member.id}:
             raise FelloeError("quorum_at_risk", f"{member.name} is the last hub of the network")

@@ -22,8 +22,10 @@ from felloe.mesh.join_client import ask_instance
 from felloe.mesh.join_token import parse_address
 from felloe.mesh.roster_service import RosterService
 from felloe.mesh.state import StateFollower
+from felloe.mesh.trust import read
 from felloe.node.hub import Hub, HubPlace
 from felloe.node.identity import Identity
+from felloe.node.root_operations import Overtaken, publish_trust
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +148,20 @@ class HubRole:
                 await self._become()
         elif not self._is_listed(self.hub.hubs) or await self._was_demoted(self.hub):
             await self._cease(self.hub)
+        else:
+            await self._keep_keys(self.hub)
+
+    async def _keep_keys(self, hub: Hub) -> None:
+        """Fetch signing keys that another hub has replaced; tell of those that this one replaced before a crash."""
+        trust = self._identity.trust
+        if trust.version > hub.authority.version:
+            await self._identity.ask_others()
+        elif hub.state.generations.keeps and self._is_behind(hub.state.get(TRUST)):
+            with contextlib.suppress(Overtaken):
+                await publish_trust(hub.state, trust)
+
+    def _is_behind(self, told: bytes | None) -> bool:
+        return told is not None and read(told).version < self._identity.trust.version
 
     def _is_listed(self, hubs: HubSet) -> bool:
         return hubs.find(self._identity.membership.node) is not None

@@ -33,6 +33,7 @@ from felloe.mesh.membership import Membership
 from felloe.mesh.roster_service import RosterService
 from felloe.mesh.services import NodeCommands
 from felloe.mesh.state import StateFollower
+from felloe.node.commands import DRAIN, DrainCommand, DrainOrder
 from felloe.node.config import NodeConfig
 from felloe.node.draining import Draining
 from felloe.node.founding import endpoints
@@ -67,6 +68,7 @@ class Node:
         self.config = config
         self.started_at = time.time()
         self.stopping = asyncio.Event()
+        self.failure: FelloeError | None = None
         self.endpoints = endpoints(config.peer)
         self.identity = Identity(files, membership, self.endpoints)
         self.connection = Connection(
@@ -117,8 +119,8 @@ class Node:
         self.roster.on_move(self.exchange.node_moved)
         # A server drops a connection when the credential it came with runs out; better to move in a quiet moment.
         self.identity.keeper.on_change(lambda _: self.connection.move_when_quiet())
+        self.roster.on_double(self._yield_to_twin)
         self.connection.on_refusal(self.identity.keeper.note_refused)
-        self.connection.keep_while(lambda: self.exchange.asked + self.exchange.answered > 0)
         self.engines.on_change(self._replicas_changed)
         self.admission.on_change(lambda: self.roster.set_load(self.admission.load))
 
@@ -141,6 +143,7 @@ class Node:
         await self.role.start_services(self.state)
         if self.config.peer.hub:
             await self.commands.serve(TRIAL, TrialRequest, self.trial.on_request)
+        await self.commands.serve(DRAIN, DrainOrder, DrainCommand(self.draining).on_request)
         await self.state.follow(KEYS, self._network_keys)
         await self.gateway.start()
         await self._start_operator()
@@ -246,6 +249,13 @@ class Node:
 
     def _living_nodes(self) -> float:
         return sum(member.alive for member in self.roster.snapshot().members.values())
+
+    def _yield_to_twin(self, other: NodeRecord) -> None:
+        """Somebody else runs with this node's key: whoever came later stops."""
+        if other.started_at < self.started_at and self.failure is None:
+            where = f"{other.name}, started {time.ctime(other.started_at)}"
+            self.failure = FelloeError("already_running", f"another node runs with this node's key: {where}")
+            self.stopping.set()
 
     def _role_changed(self) -> None:
         self.roster.set_record(self._record())

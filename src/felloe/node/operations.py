@@ -209,12 +209,11 @@ class NodeOperations:
     async def create_key(self, request: KeyRequest) -> KeyCreated:
         """Make an API key; on a hub it is valid in the whole network once this returns."""
         expires = int(time.time() + request.expires_seconds) if request.expires_seconds else None
-        record, plaintext = self._node.keys.create(request.name, expires)
-        try:
-            await self._share(lambda shared: [*shared, record])
-        except BaseException:
-            self._node.keys.revoke(record.id)
-            raise
+        if self._node.hub is None:
+            record, plaintext = self._node.keys.create(request.name, expires)
+        else:
+            record, plaintext = self._node.keys.new(request.name, expires)
+            await self._share(lambda shared: [*(one for one in shared if one.id != record.id), record])
         return KeyCreated(record.id, record.name, plaintext)
 
     async def keys(self) -> list[KeyRow]:
@@ -226,11 +225,10 @@ class NodeOperations:
         found = next((one for one in self._node.keys.list() if request.name in (one.id, one.name)), None)
         if found is None:
             raise FelloeError("not_found", "there is no key with this id or name")
-        if all(one.id != found.id for one in self._node.keys.records()):
-            self.hubs.acting_hub("a key of the network is revoked")
-        await self._share(lambda shared: [one for one in shared if one.id != found.id])
         if any(one.id == found.id for one in self._node.keys.records()):
             self._node.keys.revoke(found.id)
+        else:
+            await self._share(lambda shared: [one for one in shared if one.id != found.id])
         return _key_row(found)
 
     async def upstreams(self) -> list[UpstreamRow]:
@@ -256,23 +254,24 @@ class NodeOperations:
         member = node.roster.snapshot().members.get(wanted)
         if node.hub is None:
             raise FelloeError(
-                "forbidden", f"another node is drained from itself or from a hub; {self.hubs.elsewhere()}"
+                "wrong_node", f"another node is drained from itself or from a hub; {self.hubs.elsewhere()}"
             )
         if member is None or not member.alive:
             raise FelloeError("node_unreachable", f"{wanted} is not in touch with the network")
         return RemoteDrain(wanted, member.record.name, NodeClient(node.connection).tell, node.roster)
 
     async def _share(self, change: KeyChange) -> None:
-        """Change the network's list of keys; a spoke's own keys stay its own."""
-        if self._node.hub is None:
-            return
+        """Change the network's list of keys; it holds here when this returns. Raises `forbidden` on a spoke."""
         hub = self.hubs.acting_hub("keys of the network are changed")
 
         def changed(before: bytes | None) -> bytes:
-            shared = msgspec.json.decode(before, type=list[KeyRecord]) if before else []
-            return msgspec.json.encode(change(shared))
+            return msgspec.json.encode(change(_records(before)))
 
-        await hub.state.change(KEYS, changed)
+        self._node.keys.replace_network(_records(await hub.state.change(KEYS, changed)))
+
+
+def _records(stored: bytes | None) -> list[KeyRecord]:
+    return msgspec.json.decode(stored, type=list[KeyRecord]) if stored else []
 
 
 def _key_row(record: KeyRecord) -> KeyRow:

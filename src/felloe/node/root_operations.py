@@ -86,7 +86,7 @@ class RootOperations:
     async def export(self, request: RootExportRequest) -> RootExported:
         """Write the root, encrypted, to a new file; with `remove` forget it here once the file is seen to open.
 
-        To remove it, a file that it was exported to before will do. Raises `forbidden` where the root is not kept,
+        To remove it, a file that it was exported to before will do. Raises `wrong_node` where the root is not kept,
         `invalid_value` for the path or the passphrase, `bad_passphrase`, `disk_full`.
         """
         async with self._replacing:
@@ -102,7 +102,7 @@ class RootOperations:
     async def rotate(self, request: RotateRequest) -> KeysReplaced:
         """New signing keys of the same root, in use when this returns.
 
-        Raises `forbidden` on a spoke or without the root, `bad_passphrase`, what `rotation.rotate` raises, and
+        Raises `wrong_node` on a spoke or without the root, `bad_passphrase`, what `rotation.rotate` raises, and
         `network_unreachable` when the hubs that keep the state do not answer.
         """
         hub = self._hubs.acting_hub("the network's signing keys are replaced")
@@ -151,7 +151,7 @@ class RootOperations:
         root = self._node.identity.files.root()
         if root is None:
             raise FelloeError(
-                "forbidden",
+                "wrong_node",
                 "the network's root key is not on this machine; name the exported file with --root, "
                 "or run it where the key is",
             )

@@ -71,6 +71,8 @@ async def _serve(
         _say(_first_words(node))
         await node.stopping.wait()
         logger.info("stopping")
+        if node.failure is not None:
+            raise node.failure
     finally:
         await node.stop()
 

@@ -36,6 +36,7 @@ class Hub:
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     port: int = field(default_factory=lambda: free_ports(1)[0])
     others: list["Hub"] = field(default_factory=list["Hub"])
+    second: int = 0
     server: NatsServer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,7 +44,7 @@ class Hub:
         authority = self.keys.authority
         credential = authority.issue(raw(self.key), "hub", time.time(), addresses=["127.0.0.1"])
         settings = message_settings(authority, self.key, credential, self.folder, self.folder.name)
-        self.server = message_server(authority, settings, routes=self.routes)
+        self.server = message_server(authority, settings, routes=self.routes, now=lambda: time.time() + self.second)
 
     def routes(self) -> Routes | None:
         return Routes(
@@ -146,3 +147,24 @@ async def test_a_hub_that_was_removed_is_cut_off_by_a_restart_of_the_others(hous
     await first.server.restart()
     assert await one.wait_up(20)
     assert not await crosses(one, two, 3)
+
+
+async def test_standing_subscriptions_hear_other_hubs_after_reloads_whose_account_tokens_are_newer(house: House) -> None:
+    first, second = await house.hub("first"), await house.hub("second")
+    first.others, second.others = [second], [first]
+    await first.server.reload()
+    await second.server.reload()
+    one, two = await house.spoke(first), await house.spoke(second)
+    heard = {one.node: asyncio.Event(), two.node: asyncio.Event()}
+    for line in (one, two):
+        await line.subscribe(infer(line.node), lambda message: heard[NodeId(message.subject.split(".")[1])].set())
+    assert await crosses(one, two, 20)
+    for hub in (first, second, first):
+        hub.second += 1
+        await hub.server.reload()
+        for sender, receiver in ((one, two), (two, one)):
+            heard[receiver.node].clear()
+            async with asyncio.timeout(10):
+                while not heard[receiver.node].is_set():
+                    await sender.publish(infer(receiver.node), b"x")
+                    await asyncio.sleep(0.02)

@@ -212,7 +212,7 @@ async def test_a_spoke_names_the_hubs_where_it_can_be_done(act: str) -> None:
     with pytest.raises(FelloeError, match="on a hub; run it on node-1 or node-3 ") as refused:
         following = getattr(operations, act)(request)
         await (steps(following) if act in ("promote", "demote") else following)
-    assert refused.value.code == "forbidden"
+    assert refused.value.code == "wrong_node"
 
 
 async def test_a_hub_without_the_state_names_those_that_keep_it() -> None:
