@@ -18,7 +18,7 @@ from felloe.mesh.authority import NetworkAuthority
 from felloe.mesh.certificate_requests import make_request
 from felloe.mesh.certificates import check_node_chain
 from felloe.mesh.credentials import Credential
-from felloe.mesh.hub_client import HubClient, ask_stranger
+from felloe.mesh.peer_client import PeerClient, ask_stranger
 from felloe.mesh.join_token import Address, parse_address, read_token
 from felloe.mesh.join_wire import (
     CA_PATH,
@@ -76,7 +76,7 @@ async def join(
         body = JoinRequest(
             token=token.id, secret=token.secret, request=make_request(node_key), name=name, version=version
         )
-        welcome = await HubClient(address, trust, now()).post(JOIN_PATH, body, Welcome)
+        welcome = await PeerClient(address, trust, now()).post(JOIN_PATH, body, Welcome)
         return _accept(welcome, address, trust, node_key, now())
 
     return await _first_success(token.addresses, attempt, _TRY_ELSEWHERE)
@@ -98,7 +98,7 @@ async def renew(
     """
 
     async def attempt(address: Address, trust: Trust) -> Welcomed:
-        hub = HubClient(address, trust, now())
+        hub = PeerClient(address, trust, now())
         nonce = (await hub.get(NONCE_PATH, Nonce)).nonce
         statement = renewal_statement(membership.network, membership.node, hub.hub, nonce, version, addresses)
         body = RenewRequest(
@@ -117,7 +117,7 @@ async def leave(membership: Membership, trust: Trust, node_key: Ed25519PrivateKe
     """Tell some hub that this node is a member no more; its key can never come back. Raises as `renew`."""
 
     async def attempt(address: Address, trust: Trust) -> None:
-        hub = HubClient(address, trust, now())
+        hub = PeerClient(address, trust, now())
         nonce = (await hub.get(NONCE_PATH, Nonce)).nonce
         signature = node_key.sign(leave_statement(membership.network, membership.node, hub.hub, nonce))
         await hub.post(LEAVE_PATH, LeaveRequest(node=membership.node, nonce=nonce, signature=signature), Left)
@@ -127,7 +127,7 @@ async def leave(membership: Membership, trust: Trust, node_key: Ed25519PrivateKe
 
 async def ask_instance(address: Address, trust: Trust, *, now: Callable[[], float]) -> Instance:
     """Which process serves the hub at this address. Raises `wrong_network`, `network_unreachable`."""
-    client = HubClient(address, trust, now())
+    client = PeerClient(address, trust, now())
     instance = await client.get(INSTANCE_PATH, Instance)
     if instance.node != client.hub:
         raise FelloeError("wrong_network", "the hub there gives another node's name")
@@ -136,7 +136,7 @@ async def ask_instance(address: Address, trust: Trust, *, now: Callable[[], floa
 
 async def ask_time(address: Address, trust: Trust, *, now: Callable[[], float]) -> float:
     """The clock of the hub at this address, in whole Unix seconds. Raises `wrong_network`, `network_unreachable`."""
-    nonce = (await HubClient(address, trust, now()).get(NONCE_PATH, Nonce)).nonce
+    nonce = (await PeerClient(address, trust, now()).get(NONCE_PATH, Nonce)).nonce
     return float(nonce_time(nonce))
 
 

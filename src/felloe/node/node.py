@@ -58,6 +58,7 @@ logger = logging.getLogger(__name__)
 
 _HOUSEKEEPING_SECONDS = 10.0
 _GRACE_SECONDS = 1.5
+_SETTLING_SECONDS = 3.0
 
 
 class Node:
@@ -67,6 +68,8 @@ class Node:
         self.home = home
         self.config = config
         self.started_at = time.time()
+        self._began = time.monotonic()
+        self._has_loaded = False
         self.stopping = asyncio.Event()
         self.failure: FelloeError | None = None
         self.endpoints = endpoints(config.peer)
@@ -102,7 +105,7 @@ class Node:
             self.exchange,
             changed=self._role_changed,
         )
-        self.router = Router(self.roster, self.admission, RemoteAnswers(self.exchange, seal))
+        self.router = Router(self.roster, self.admission, RemoteAnswers(self.exchange, seal), settled=self._is_settled)
         self.keys = ApiKeys(home.state / "api-keys.json")
         self.gateway = Gateway(
             _gateway_config(config), self.router, self.ready_models, self.keys, self._gateway_status, self._metrics()
@@ -250,6 +253,10 @@ class Node:
     def _living_nodes(self) -> float:
         return sum(member.alive for member in self.roster.snapshot().members.values())
 
+    def _is_settled(self) -> bool:
+        """Whether this node has had the time to load its models and to hear of the others'."""
+        return self._has_loaded and time.monotonic() - self._began > _SETTLING_SECONDS
+
     def _yield_to_twin(self, other: NodeRecord) -> None:
         """Somebody else runs with this node's key: whoever came later stops."""
         if other.started_at < self.started_at and self.failure is None:
@@ -273,6 +280,7 @@ class Node:
             except FelloeError as error:
                 say(f"{model} was not loaded: {error}")
                 logger.error("a model was not loaded: %s", error)
+        self._has_loaded = True
 
     async def _keep_house(self) -> None:
         """New sealing keys when they are due, and what is free on this machine."""

@@ -59,7 +59,8 @@ class Router:
     The pieces of one answer come from one replica after another if need be, but join as if from one: a token is
     never given twice or left out. The frame with the finish reason is held until `Done` is there, so that a replica
     that dies in between leaves nothing half finished. `reach` is the most that policy allows; `patience_seconds` is
-    how long a request waits for a replica to appear when nobody can be asked.
+    how long a request waits for a replica to appear when nobody can be asked. While this node is not `settled`, a model
+    that nobody has may only not have been heard of yet.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Router:
         *,
         reach: Reach = "network",
         patience_seconds: float = PATIENCE_SECONDS,
+        settled: Callable[[], bool] = lambda: True,
         random: Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,6 +80,7 @@ class Router:
         self._remote = remote
         self._reach: Reach = reach
         self._patience_seconds = patience_seconds
+        self._settled = settled
         self._random = (random or Random()).random  # noqa: S311 - spreads load, keeps no secret
         self._clock = clock
         self._indexes = IndexCache(clock)
@@ -194,7 +197,7 @@ class Router:
             if target is None:
                 offers = self._indexes.get(roster, fresh=True).get(journey.request.model)
                 target = self._choose(journey, roster, local, offers)
-        if target is None and not journey.tried:
+        if target is None and not journey.tried and self._settled():
             self._refuse_unknown(journey, offers)
         return target
 

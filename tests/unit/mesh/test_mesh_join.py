@@ -199,7 +199,7 @@ async def test_it_goes_on_to_the_next_address(hub: Hub, tmp_path: Path) -> None:
 
 
 async def test_a_peer_that_never_answers_is_given_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("felloe.mesh.hub_client._EXCHANGE_SECONDS", 0.05)
+    monkeypatch.setattr("felloe.mesh.peer_client._EXCHANGE_SECONDS", 0.05)
     held: list[asyncio.StreamWriter] = []
     silent = await asyncio.start_server(lambda _reader, writer: held.append(writer), "127.0.0.1", 0)
     address = Address("127.0.0.1", silent.sockets[0].getsockname()[1])

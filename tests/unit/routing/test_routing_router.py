@@ -44,13 +44,21 @@ class World:
         here: FakeEngines | None = None,
         patience: float = 0.0,
         queue_limit: int = 64,
+        settled: bool = True,
     ) -> None:
         self.here = here or FakeEngines(None, make_replica("unrelated"))
         self.local = Admission(self.here, queue_limit=queue_limit)
         self.others = {node_id(number): engines for number, engines in enumerate(others, 1)}
         self.nodes = FakeNodes({n: Admission(e, queue_limit=queue_limit) for n, e in self.others.items()})
         self.rosters = FakeRosters(make_roster(*(self.member(node) for node in self.others)))
-        self.router = Router(self.rosters, self.local, self.nodes, patience_seconds=patience, random=Random(1))
+        self.router = Router(
+            self.rosters,
+            self.local,
+            self.nodes,
+            patience_seconds=patience,
+            settled=lambda: settled,
+            random=Random(1),
+        )
 
     def member(self, node: NodeId, *, alive: bool = True, issued_at: float = 1.0, load: Load | None = None) -> Member:
         return make_member(node, *self.others[node].loaded, alive=alive, issued_at=issued_at, load=load)
@@ -96,6 +104,11 @@ async def test_an_unknown_model_is_not_found_at_once():
     world = World(FakeEngines(), patience=60.0)
     _, _, error = await world.ask(model="nothing")
     assert error is not None and (error.code, error.status, error.param) == ("model_not_found", 404, "model")
+
+
+async def test_a_node_that_has_just_started_does_not_call_a_model_unknown():
+    _, _, error = await World(settled=False).ask(model="nobody")
+    assert error is not None and (error.code, error.status) == ("no_replica", 503)
 
 
 @pytest.mark.parametrize("how", ["dead", "starting", "draining"])

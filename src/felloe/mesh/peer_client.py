@@ -26,7 +26,7 @@ _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_* of OpenSSL
 _Shape = TypeVar("_Shape", bound=msgspec.Struct)
 
 
-class HubClient:
+class PeerClient:
     """Asks one hub of a known network; all its requests end at the same node key, or fail as `wrong_network`."""
 
     def __init__(self, address: Address, trust: Trust, now: float) -> None:
