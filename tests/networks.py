@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -24,22 +25,23 @@ START_SECONDS = 60.0
 Value = TypeVar("Value")
 
 
+_PORTS = range(20_000, 32_000)
+"""Below the ports that systems give to outgoing connections: one that is free now may be anybody's a moment later."""
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nothing listens on now."""
-    with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
+    return [free_run(1) for _ in range(count)]
 
 
-def free_pair() -> int:
-    """A port of 127.0.0.1 that nothing listens on, like the one after it."""
+def free_run(count: int) -> int:
+    """The first of so many ports in a row that nothing listens on now."""
     while True:
-        (port,) = free_ports(1)
-        with socket.socket() as probe:
-            if port < 65535 and probe.connect_ex(("127.0.0.1", port + 1)) != 0:
-                return port
+        first = random.choice(_PORTS)
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
 
 
 def wait_for(what: str, condition: Callable[[], Value], seconds: float = START_SECONDS) -> Value:
@@ -209,7 +211,7 @@ class Network:
 
     def _prepare(self, name: str) -> NodeProcess:
         api, peer, mesh, route = free_ports(4)
-        ports = {"port": peer, "mesh_port": mesh, "route_port": route, "state_port": free_pair()}
+        ports = {"port": peer, "mesh_port": mesh, "route_port": route, "state_port": free_run(2)}
         settings = {"api": {"port": api}, "peer": {"host": "127.0.0.1", "advertise": ["127.0.0.1"]} | ports}
         node = NodeProcess(self._folder, name, self._settings | settings)
         self.nodes.append(node)

@@ -17,7 +17,7 @@ from felloe.hubs.state_server import StatePlace
 from felloe.hubs.store import Entry
 from felloe.mesh.rotation import found
 from felloe.mesh.server_config import Routes, TlsFiles
-from networks import free_pair
+from networks import free_run
 
 TERM = 1
 
@@ -30,7 +30,7 @@ class KeepingHub:
         key = Ed25519PrivateKey.generate()
         self.public_key = key.public_key().public_bytes_raw()
         self.node = NodeId(id_from_public_key(self.public_key))
-        self.port = free_pair()
+        self.port = free_run(2)
         self.folder = folder / self.node[:8]
         self.folder.mkdir()
         credential = house.authority.issue(self.public_key, "hub", time.time(), addresses=["127.0.0.1"])

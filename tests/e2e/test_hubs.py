@@ -130,6 +130,7 @@ def test_without_any_hub_each_node_answers_its_own_machine(three_hubs: Network) 
     )
 
 
+@pytest.mark.slow
 def test_a_hub_that_was_away_takes_up_what_it_missed(three_hubs: Network) -> None:
     away = named(three_hubs, "hub-c")
     away.kill()
@@ -174,6 +175,7 @@ def test_a_revoked_node_is_out_within_a_second_though_it_hammers(three_hubs: Net
     )
 
 
+@pytest.mark.slow
 def test_a_node_that_was_revoked_while_a_hub_was_away_does_not_get_in_through_it(three_hubs: Network) -> None:
     thief, away = three_hubs.add_spoke("thief"), named(three_hubs, "hub-c")
     away.kill()
@@ -212,6 +214,7 @@ def test_promotions_that_cannot_be_are_refused_with_the_reason(own_network: Netw
     assert own_network.hub.run("demote", "hub", "--yes", check=False).returncode != 0
 
 
+@pytest.mark.slow
 def test_a_demotion_that_would_break_the_quorum_is_refused(three_hubs: Network) -> None:
     named(three_hubs, "hub-c").kill()
     wait_for(
@@ -245,3 +248,55 @@ def test_a_lost_state_folder_is_restored_from_the_copy_and_that_is_told(own_netw
     wait_for("the key", lambda: made in {key["id"] for key in own_network.hub.ask("/keys") or []})
     assert "restored" in own_network.hub.last_words()
     own_network.hub.run("key", "create", "afterwards")
+
+
+@pytest.mark.slow
+def test_the_last_hub_goes_on_alone_when_the_others_are_lost_for_good(three_hubs: Network) -> None:
+    kept = json.loads(three_hubs.hub.run("key", "create", "kept", "--json").stdout)["id"]
+    last, lost = named(three_hubs, "hub-b"), [three_hubs.hub, named(three_hubs, "hub-c")]
+    wait_for("the key on the last hub", lambda: kept in {key["id"] for key in last.ask("/keys")})
+    assert last.run("recover", "--yes", check=False).returncode != 0, "while most of the hubs are there"
+    for hub in lost:
+        hub.kill()
+    wait_for("their death to be known", lambda: not last.ask("/hubs")["writable"])
+    last.run("recover", "--yes", seconds=90)
+    last.run("key", "create", "afterwards")
+    assert {"kept", "afterwards"} <= {key["name"] for key in last.ask("/keys")}
+    lost[1].start("up")
+    wait_for("the hub that came back to be a spoke", lambda: (lost[1].ask("/status") or {}).get("roles") == ["spoke"])
+    assert last.keepers() == {"hub-b"}
+
+
+@pytest.mark.slow
+def test_a_hub_that_was_demoted_while_it_was_away_comes_back_as_a_spoke(three_hubs: Network) -> None:
+    away = named(three_hubs, "hub-c")
+    away.kill()
+    wait_for("its death to be known", lambda: not three_hubs.hub.sees(alive={node.name for node in three_hubs.nodes}))
+    three_hubs.hub.run("demote", "hub-c", "--yes", seconds=150)
+    away.start("up")
+    wait_for("it to be a spoke", lambda: (away.ask("/status") or {}).get("roles") == ["spoke"])
+    everyone = {node.name for node in three_hubs.nodes}
+    wait_for("all to see all", lambda: all(node.sees(alive=everyone) for node in three_hubs.nodes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.3, 0.8, 1.5, 2.5, 3.5, 4.5])
+@pytest.mark.parametrize("victim", ["hub", "hub-c"])
+def test_a_promotion_that_is_killed_anywhere_is_finished_after_a_restart(
+    own_network: Network, victim: str, delay: float
+) -> None:
+    one, two = own_network.add_serving_spoke("hub-b"), own_network.add_serving_spoke("hub-c")
+    own_network.hub.run("promote", one.name, seconds=150)
+    kept = json.loads(own_network.hub.run("key", "create", "kept", "--json").stdout)["id"]
+    asking = threading.Thread(target=lambda: own_network.hub.run("promote", "hub-c", check=False, seconds=200))
+    asking.start()
+    time.sleep(delay)  # where in the promotion the kill falls is the point
+    named(own_network, victim).kill()
+    asking.join()
+    named(own_network, victim).start("up").wait_until_up()
+    if "hub-c" not in {hub["name"] for hub in own_network.hub.hubs()}:
+        own_network.hub.run("promote", "hub-c", check=False, seconds=200)
+    hubs = {"hub", "hub-b", "hub-c"}
+    wait_for("three hubs", lambda: all(node.keepers() == hubs for node in (own_network.hub, one, two)), 120)
+    wait_for("the key", lambda: all(kept in {key["id"] for key in node.ask("/keys")} for node in (one, two)))
+    two.run("key", "create", "afterwards")

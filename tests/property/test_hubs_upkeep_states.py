@@ -34,7 +34,7 @@ class Hubs(RuleBasedStateMachine):
             self.house.upkeep(node)
         first = self.house.nodes[0]
         for node in self.house.nodes[1:hubs]:
-            self.ask(self.house.upkeep(first).members.set_role(node.id, "hub"))
+            self.ask(self.house.upkeep(first).members.set_role(node.id, "hub", self.house.now))
         self.loop.run_until_complete(self.house.live(100))
         assert len(self.house.keepers()) == hubs
         if old:

@@ -89,7 +89,7 @@ class Roster(RuleBasedStateMachine):
 
     @rule(node=NODES)
     def gone(self, node: NodeId) -> None:
-        heard = self.census.hear_gone(node)
+        heard = self.census.hear_gone(node, self.now)
         assert heard.lost == ((node,) if self.alive.get(node) else ())
         if node in self.alive:
             self.alive[node] = False
@@ -186,7 +186,7 @@ def test_a_full_roster_forgets_the_longest_dead_and_never_the_living() -> None:
     newcomer = NodeId("z" * 26)
     assert census.hear_record(record(newcomer, 1.0), b"", 1e6) == Heard()
     assert len(census.known) == rules.MAX_MEMBERS
-    census.hear_gone(nodes[7])
-    census.hear_gone(nodes[3])
+    census.hear_gone(nodes[7], 1e5)
+    census.hear_gone(nodes[3], 1e5)
     assert census.hear_record(record(newcomer, 1.0), b"", 1e6) == Heard((newcomer, nodes[3]))
     assert len(census.known) == rules.MAX_MEMBERS

@@ -20,6 +20,7 @@ from felloe.cli import (
     promote,
     ps,
     pull,
+    recover,
     revoke,
     root,
     rotate,
@@ -65,6 +66,7 @@ def create_app() -> typer.Typer:
     app.add_typer(key.app, name="key")
     app.add_typer(upstream.app, name="upstream")
     app.command("revoke")(revoke.revoke)
+    app.command("recover")(recover.recover)
     app.command("rotate")(rotate.rotate)
     app.add_typer(root.app, name="root")
     app.command("doctor")(doctor.doctor)

@@ -16,7 +16,7 @@ from felloe.console.hub_messages import (
     RootView,
     RotateRequest,
 )
-from felloe.console.messages import NameRequest
+from felloe.console.messages import NameRequest, Nothing
 
 
 class HubOperations(Protocol):
@@ -27,6 +27,8 @@ class HubOperations(Protocol):
     def promote(self, request: NameRequest) -> AsyncGenerator[ChangeStep, None]: ...
     async def demotion(self, request: NameRequest) -> Consequence: ...
     def demote(self, request: NameRequest) -> AsyncGenerator[ChangeStep, None]: ...
+    async def recovery(self) -> Consequence: ...
+    async def recover(self, request: Nothing) -> HubsView: ...
     async def revocation(self, request: NameRequest) -> Consequence: ...
     async def revoke(self, request: NameRequest) -> Removal: ...
 
@@ -51,9 +53,10 @@ class Table(NamedTuple):
 def network_table(hubs: HubOperations, root: RootOperations) -> Table:
     """The paths of both."""
     return Table(
-        asked={"/hubs": hubs.view, "/root": root.show},
+        asked={"/hubs": hubs.view, "/hubs/recovery": hubs.recovery, "/root": root.show},
         told={
             "/hubs/wanted": (HubsRequest, hubs.set_wanted),
+            "/hubs/recover": (Nothing, hubs.recover),
             "/hubs/demotion": (NameRequest, hubs.demotion),
             "/members/revocation": (NameRequest, hubs.revocation),
             "/members/revoke": (NameRequest, hubs.revoke),

@@ -49,7 +49,8 @@ class NodeRecord(Struct, frozen=True, kw_only=True):
     """What a node says about itself; it signs the encoded record with its node key.
 
     `sealing_config` is an OHTTP key configuration (RFC 9458 section 3). `issued_at` is in Unix seconds; a later
-    record replaces an earlier one of the same node. `endpoints` is None on a node that will not be a hub.
+    record replaces an earlier one of the same node. `endpoints` is None on a node that will not be a hub. `changed_at`
+    is when anything but the free memory last changed, 0 in what older versions say.
     """
 
     id: NodeId
@@ -63,6 +64,7 @@ class NodeRecord(Struct, frozen=True, kw_only=True):
     started_at: float
     issued_at: float
     endpoints: Endpoints | None = None
+    changed_at: float = 0.0
 
 
 class Member(Struct, frozen=True, kw_only=True):

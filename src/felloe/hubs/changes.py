@@ -55,7 +55,7 @@ class HubChanges:
             fresh = self._situation()
             check_promotion(fresh.nodes.get(node), node, fresh.hubs, fresh.version)
 
-        await self._upkeep.members.set_role(node, "hub", check=check)
+        await self._upkeep.members.set_role(node, "hub", self._upkeep.now(), check=check)
         if await self._allow(len({*now.staying, node})):
             progress("the number of hubs is automatic from now on, because there are more than were wanted")
         await self._until(lambda: _missing_for_promotion(self._situation(), facts), progress, seconds)
@@ -76,7 +76,8 @@ class HubChanges:
                 check_demotion(facts, fresh.staying, fresh.alive)
                 _check_copy_remains(facts, fresh)
 
-        listed = await self._upkeep.members.set_role(node, "spoke", never_hub=True, check=check)
+        now = self._upkeep.now()
+        listed = await self._upkeep.members.set_role(node, "spoke", now, never_hub=True, check=check)
         progress(f"{listed.name} is to stop being a hub")
         await self._until(lambda: _missing_for_demotion(self._situation(), node), progress, seconds)
         self._tell_outcome(progress)

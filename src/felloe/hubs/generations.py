@@ -26,6 +26,7 @@ TEND_SECONDS = 1.0
 HELP_AFTER_SECONDS = 3.0
 COPIES_AT_ONCE = 64
 _NOT_COPIED = (NEXT, GENERATION)
+_FAR_ABOVE = 1000
 
 
 @dataclass
@@ -112,6 +113,17 @@ class Generations:
             return False
         self._saved = {**self._saved, key: Entry(value, 0)}
         return True
+
+    def start_over(self, replacing: Mapping[str, bytes]) -> None:
+        """Keep the state here alone from now on: this hub's copy with some keys replaced, as a new generation.
+
+        Its number is far above any that hubs which are lost may have begun.
+        """
+        kept = {key: entry for key, entry in self.entries().items() if key not in (*_NOT_COPIED, LEASE)}
+        kept |= {key: Entry(value, 0) for key, value in replacing.items()}
+        last = max(self.current.number, self.following.number if self.following else 0)
+        self.following = None
+        self._adopt(Generation(number=last + _FAR_ABOVE, hubs=(self._place.node,)), kept)
 
     async def is_well(self) -> bool:
         """Whether what this hub keeps is up to date now; true when it has nothing to keep."""

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId, id_from_public_key
 from felloe.domain.roster import Role
-from felloe.hubs.records import MEMBER, State, decode, encode
+from felloe.hubs.records import HUBS, MEMBER, HubSet, State, decode, encode
 from felloe.mesh.credentials import CREDENTIAL_SECONDS
 from felloe.mesh.membership import ListedMember
 
@@ -44,12 +44,17 @@ class MemberBook:
         return tuple(sorted(members, key=lambda member: (member.joined_at, member.id)))
 
     def revocations(self, now: float) -> dict[bytes, float]:
-        """Raw key and time of each revocation that a live token could still predate."""
+        """Raw key and Unix time of each removal and demotion that a live token could still predate.
+
+        What was issued to the key until then is refused: all of it for a removed member, which is issued nothing more,
+        and a hub's rights for one that is a spoke now.
+        """
         oldest = now - 2 * CREDENTIAL_SECONDS
-        return {member.public_key: member.revoked_at for member in self.all() if member.revoked_at > oldest}
+        ended = {member.public_key: max(member.revoked_at, member.demoted_at) for member in self.all()}
+        return {key: at for key, at in ended.items() if at and at > oldest}
 
     async def add(self, public_key: bytes, name: str, role: Role, now: float) -> ListedMember:
-        """List a node by its raw key; one that is listed already keeps its date and takes the new name and role.
+        """List a node by its raw key; one that is listed already keeps its date and role, and takes the new name.
 
         Raises `forbidden` for a revoked key: it never comes back; also when the network is full.
         """
@@ -62,7 +67,7 @@ class MemberBook:
                 return ListedMember(id=node, name=name, role=role, public_key=public_key, joined_at=now)
             if listed.revoked_at:
                 raise FelloeError("forbidden", "this node was removed from the network; it needs a new identity")
-            return replace(listed, name=name, role=role)
+            return replace(listed, name=name)
 
         return await self._change(node, added)
 
@@ -85,6 +90,7 @@ class MemberBook:
         self,
         node: NodeId,
         role: Role,
+        now: float,
         *,
         never_hub: bool = False,
         check: Check | None = None,
@@ -92,7 +98,8 @@ class MemberBook:
     ) -> ListedMember:
         """Give a member a role; `never_hub` bars it from being chosen as a hub automatically.
 
-        Raises `not_found`, `forbidden` for a revoked member, what `check` raises; with `term`, `not_leader`.
+        A hub that others dial keeps its rights until `end_hub`, because it still has its state to hand over. Raises
+        `not_found`, `forbidden` for a revoked member, what `check` raises; with `term`, `not_leader`.
         """
 
         def changed(listed: ListedMember | None) -> ListedMember:
@@ -101,9 +108,25 @@ class MemberBook:
                 raise FelloeError("forbidden", f"{member.name} was removed from the network")
             if check is not None:
                 check(member)
-            return replace(member, role=role, never_hub=never_hub)
+            return replace(_demoted(member, now, role, self._is_entered(node)), role=role, never_hub=never_hub)
 
         return await self._change(node, changed, term)
+
+    async def end_hub(self, node: NodeId, now: float, *, term: int) -> None:
+        """Take a hub's rights from a member that is to be none any more, just before it leaves the list of hubs.
+
+        Nothing is done for one that was promoted again. Raises `not_found`, `not_leader`.
+        """
+
+        def ended(listed: ListedMember | None) -> ListedMember:
+            member = _known(listed, node)
+            return member if member.role == "hub" or member.demoted_at else replace(member, demoted_at=now)
+
+        await self._change(node, ended, term)
+
+    def _is_entered(self, node: NodeId) -> bool:
+        hubs = self._state.get(HUBS)
+        return hubs is not None and decode(hubs, HubSet).find(node) is not None
 
     async def _change(
         self, node: NodeId, function: Callable[[ListedMember | None], ListedMember], term: int | None = None
@@ -133,6 +156,13 @@ def _known(listed: ListedMember | None, node: NodeId) -> ListedMember:
     if listed is None:
         raise FelloeError("not_found", f"there is no member {node}")
     return listed
+
+
+def _demoted(member: ListedMember, now: float, role: Role, entered: bool) -> ListedMember:
+    """The member before it takes `role`, with the date at which a hub's rights end, if they end now."""
+    if role == "hub":
+        return replace(member, demoted_at=0.0)
+    return replace(member, demoted_at=now) if member.role == "hub" and not entered else member
 
 
 def _revoked(member: ListedMember, now: float) -> ListedMember:

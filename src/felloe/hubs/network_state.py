@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
@@ -124,6 +124,18 @@ class NetworkState:
         await replace(plan, Next(number=plan.number, hubs=hubs, closed=True))
         if not await self._until(lambda: generations.current.number >= plan.number, seconds):
             raise FelloeError("network_unreachable", "the state is moving, but its new hubs do not answer")
+
+    async def start_over(self, replacing: Mapping[str, bytes], *, seconds: float = 30.0) -> None:
+        """After most of the hubs were lost for good: keep the state here alone, from this hub's copy.
+
+        What the others acknowledged and this hub never saw is lost. Raises `forbidden` while the state is well,
+        `network_unreachable` when this hub's own server does not come up.
+        """
+        if await self.generations.is_well():
+            raise FelloeError("forbidden", "enough hubs are there, so nothing need be given up")
+        self.generations.start_over(replacing)
+        if not await self._until(lambda: self.get(GENERATION) is not None, seconds):
+            raise FelloeError("network_unreachable", "this hub's state server does not answer")
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
         deadline = self._clock() + seconds

@@ -50,7 +50,7 @@ Trial = Callable[[NodeId, Endpoints], Awaitable[Reached]]
 class HubUpkeep:
     """One hub's watch over the hubs, and its acts while it leads.
 
-    `clock` counts seconds steadily; `now` gives Unix seconds for the date of a new hub; `ready` says whether a node's
+    `clock` counts seconds steadily; `now` gives Unix seconds, for what the state dates; `ready` says whether a node's
     hub servers are up.
     """
 
@@ -77,7 +77,7 @@ class HubUpkeep:
         self._roster = roster
         self._mover = mover
         self._ready = ready
-        self._now = now
+        self.now = now
         self._stable_seconds = stable_seconds
         self._gone_seconds = gone_seconds
         self._watch = NodeWatch(clock)
@@ -188,12 +188,15 @@ class HubUpkeep:
             case Try(node):
                 await self.trials.hold(now.nodes[node])
             case Appoint(node):
-                await self.members.set_role(node, "hub", term=term)
+                await self.members.set_role(node, "hub", self.now(), term=term)
             case Retire(node):
                 await self._retire(node, now, term)
             case Enter(node, host):
                 await self._change_hubs(lambda hubs: self._entered(hubs, now.nodes[node], host), term)
             case Remove(node):
+                # First: what it renews after it has heard that it is no hub must be newer.
+                if self.members.find(node) is not None:
+                    await self.members.end_hub(node, self.now(), term=term)
                 await self._change_hubs(lambda hubs: self._removed(hubs, node), term)
             case Correct(node):
                 await self._change_hubs(lambda hubs: _corrected(hubs, now.nodes[node]), term)
@@ -206,7 +209,8 @@ class HubUpkeep:
             if fresh is not None and node in fresh.staying:
                 check_demotion(fresh.nodes[node], fresh.staying, fresh.alive)
 
-        await self.members.set_role(node, "spoke", never_hub=now.nodes[node].never_hub, check=check, term=term)
+        never_hub = now.nodes[node].never_hub
+        await self.members.set_role(node, "spoke", self.now(), never_hub=never_hub, check=check, term=term)
 
     async def _change_hubs(self, function: Callable[[HubSet], HubSet], term: int) -> None:
         def change(before: bytes | None) -> bytes | None:
@@ -229,7 +233,7 @@ class HubUpkeep:
             name=node.name,
             public_key=node.public_key,
             endpoints=replace(node.endpoints, hosts=(host, *others)),
-            since=self._now(),
+            since=self.now(),
         )
         return replace(hubs, hubs=(*hubs.hubs, hub))
 

@@ -156,8 +156,13 @@ class NetworkAuthority:
         *,
         addresses: Sequence[str] = (),
         seconds: int = CREDENTIAL_SECONDS,
+        after: float = 0.0,
     ) -> Credential:
-        """A credential for a node key (raw 32 bytes) that lasts `seconds`; `addresses` only matter for hubs."""
+        """A credential for a node key (raw 32 bytes) that lasts `seconds`; `addresses` only matter for hubs.
+
+        Servers refuse the key's tokens of up to `after` (Unix seconds, perhaps by another hub's clock), so these are
+        dated later.
+        """
         issued_at = int(now)
         expires_at = issued_at + seconds
         certificate = certificates.make_node_certificate(
@@ -177,7 +182,7 @@ class NetworkAuthority:
                 account=account,
                 user=nats_jwt.public_name("user", public_key),
                 name=NodeId(id_from_public_key(public_key)),
-                issued_at=issued_at,
+                issued_at=max(issued_at, int(after) + 1),
                 expires_at=expires_at,
             )
 

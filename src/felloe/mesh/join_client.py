@@ -18,7 +18,6 @@ from felloe.mesh.authority import NetworkAuthority
 from felloe.mesh.certificate_requests import make_request
 from felloe.mesh.certificates import check_node_chain
 from felloe.mesh.credentials import Credential
-from felloe.mesh.peer_client import PeerClient, ask_stranger
 from felloe.mesh.join_token import Address, parse_address, read_token
 from felloe.mesh.join_wire import (
     CA_PATH,
@@ -39,6 +38,7 @@ from felloe.mesh.join_wire import (
     renewal_statement,
 )
 from felloe.mesh.membership import Membership
+from felloe.mesh.peer_client import PeerClient, ask_stranger
 from felloe.mesh.trust import Trust, for_pin, newer
 
 _MOST_ADDRESSES = 16

@@ -102,7 +102,10 @@ class Members(Protocol):
         ...
 
     async def add(self, public_key: bytes, name: str, role: Role, now: float) -> ListedMember:
-        """List a node by its raw key. Raises `forbidden` for a removed one."""
+        """List a node by its raw key; one that is listed keeps its role: only the owner changes it.
+
+        Raises `forbidden` for a removed one.
+        """
         ...
 
     async def leave(self, node: NodeId, now: float) -> ListedMember:
@@ -196,9 +199,7 @@ class JoinService:
         if self._members.is_revoked(node):
             raise FelloeError("forbidden", "this node was removed from the network; it needs a new identity")
         role = await self._invitations.redeem(asked.token, asked.secret, node, self._now())
-        listed = self._members.find(node)
-        # A member that joins once more keeps its role: only the owner changes it.
-        member = await self._members.add(key, asked.name, listed.role if listed else role, self._now())
+        member = await self._members.add(key, asked.name, role, self._now())
         _LOG.info("node %s joined as %s", node, member.role)
         return self._welcome(member)
 
@@ -266,7 +267,9 @@ class JoinService:
             nats_urls=hubs.nats_urls,
             hubs=hubs.peers,
         )
-        credential = issuing.issue(member.public_key, member.role, self._now(), addresses=addresses)
+        credential = issuing.issue(
+            member.public_key, member.role, self._now(), addresses=addresses, after=member.demoted_at
+        )
         return json_answer(
             Welcome(
                 membership=membership,

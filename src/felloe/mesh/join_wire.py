@@ -24,7 +24,7 @@ _Short = Annotated[bytes, Meta(max_length=64)]
 _Addresses = Annotated[tuple[Annotated[str, Meta(max_length=253)], ...], Meta(max_length=8)]
 
 
-class JoinRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class JoinRequest(Struct, frozen=True, kw_only=True):
     """`request` is a PEM certificate request: it proves the node key, and its names are ignored."""
 
     token: _Short
@@ -34,13 +34,13 @@ class JoinRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     version: Annotated[str, Meta(pattern=r"^[0-9A-Za-z.+-]{1,32}\Z")]
 
 
-class Nonce(Struct, frozen=True, forbid_unknown_fields=True):
+class Nonce(Struct, frozen=True):
     """What a node signs to renew or to leave; good for a minute, at the hub that gave it."""
 
     nonce: _Short
 
 
-class RenewRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RenewRequest(Struct, frozen=True, kw_only=True):
     """`signature` is the node key's, over `renewal_statement`.
 
     `addresses` are host names and IP addresses at which the node can be dialled when it is a hub.
@@ -65,7 +65,7 @@ class Welcome(Struct, frozen=True, kw_only=True):
     authority: bytes = b""
 
 
-class LeaveRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LeaveRequest(Struct, frozen=True, kw_only=True):
     """`signature` is the node key's, over `leave_statement`."""
 
     node: _Name

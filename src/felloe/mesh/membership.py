@@ -5,8 +5,6 @@ import msgspec
 from felloe.domain.ids import NetworkId, NodeId
 from felloe.domain.roster import Role
 
-LONGEST_NAME = 64
-
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
     """What a node keeps of its network, beside its credential and trust list. `account` is a public nkey.
@@ -27,7 +25,7 @@ class ListedMember(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the hubs' list; times in Unix seconds. `revoked_at` is 0 for members in good standing.
 
     `never_hub`: the owner demoted it, so it is not chosen as a hub again unless the owner promotes it. `demoted_at` is
-    when it last ceased to be a hub, 0 if it never did: what was issued to it until then is refused.
+    when it ceased to be a hub, 0 while it is one or if it never was: what was issued to it until then is refused.
     """
 
     id: NodeId

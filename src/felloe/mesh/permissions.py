@@ -17,6 +17,10 @@ REPLY_SECONDS = 3600
 """How long an answerer may stream to a reply subject. The server remembers each reply subject for that long."""
 
 ROSTER = "roster.>"
+RECORDS = "roster.*.record"
+LOADS = "roster.*.load"
+GONE = "roster.gone.*"
+DIGESTS = "digest.*"
 HUB_SERVICES = "hub.>"
 
 _SELF = "{{name()}}"
@@ -65,6 +69,11 @@ def roster_load(node: NodeId) -> str:
 def roster_gone(node: NodeId) -> str:
     """Where hubs tell that `node` is gone."""
     return f"roster.gone.{node}"
+
+
+def digest(hub: NodeId) -> str:
+    """Where `hub` alone tells everybody how all members stand."""
+    return f"digest.{hub}"
 
 
 def hub_service(name: str) -> str:
@@ -133,7 +142,7 @@ def spoke_template() -> Template:
             # A hub may be the one that answers its own question.
             f"{_INBOX}{_SELF}.>",
         ),
-        subscribe=(f"node.{_SELF}.>", f"{_INBOX}{_SELF}.>", ROSTER, "state.>"),
+        subscribe=(f"node.{_SELF}.>", f"{_INBOX}{_SELF}.>", ROSTER, DIGESTS, "state.>"),
         subscriptions=256,
     )
 
@@ -142,7 +151,7 @@ def hub_template() -> Template:
     """A hub is a node that also answers services, publishes shared state and tells who is gone."""
     spoke = spoke_template()
     return Template(
-        publish=(*spoke.publish, "roster.gone.*", "state.>", "node.*.command.*"),
+        publish=(*spoke.publish, GONE, f"digest.{_SELF}", "state.>", "node.*.command.*"),
         subscribe=(*spoke.subscribe, HUB_SERVICES),
         subscriptions=1024,
     )

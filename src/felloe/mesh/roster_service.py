@@ -15,16 +15,23 @@ from felloe.domain.ids import NodeId
 from felloe.domain.roster import Load, NodeRecord, Roster
 from felloe.mesh.connection import Connection
 from felloe.mesh.doubles import ENOUGH, Doubles
-from felloe.mesh.permissions import ROSTER, roster_load, roster_record
+from felloe.mesh.permissions import roster_load, roster_record
+from felloe.mesh.roster_listening import Listening
 from felloe.mesh.roster_snapshots import Snapshots
-from felloe.mesh.roster_sync import SERVICE, RosterSync, page_of
+from felloe.mesh.roster_sync import SERVICE, STANDINGS, RosterSync, page_of
+from felloe.mesh.roster_telling import Telling
 from felloe.mesh.roster_wire import (
     BadRecord,
     Heartbeat,
     RosterEntry,
     RosterPage,
     RosterRequest,
+    Standing,
+    StandingsPage,
+    StandingsRequest,
     check_load,
+    check_standing,
+    decode_digest,
     decode_heartbeat,
     decode_record,
     encode_record,
@@ -32,13 +39,13 @@ from felloe.mesh.roster_wire import (
 )
 from felloe.mesh.rules import Census, Heard, Pulse
 from felloe.mesh.services import HubClient, HubServices
-from felloe.mesh.session import Message, Subscription
+from felloe.mesh.session import Message
+from felloe.mesh.telling_rules import CROWD, TELL_SECONDS, spacing
 
 logger = logging.getLogger(__name__)
 
 RECORD_SECONDS = 10.0
 HEARTBEAT_SECONDS = 1.0
-SHORTEST_SECONDS = 0.05
 SWEEP_SECONDS = 0.5
 BATCH_SECONDS = 0.05
 INTRODUCTIONS_PER_SECOND = 1000
@@ -50,7 +57,8 @@ class RosterService:
     """Publishes this node's record and load, keeps the snapshot of all members. Implements `Rosters`.
 
     `sign` signs with the node key. `clock` is monotonic; `wall` is Unix time, asked once: records are issued by the
-    monotonic clock from then on, so that a clock that is set harms nobody. Both in seconds.
+    monotonic clock from then on, so that a clock that is set harms nobody. Both in seconds. From `crowd` members on hubs
+    tell the others how everybody stands, and only they listen to all.
     """
 
     def __init__(
@@ -62,6 +70,7 @@ class RosterService:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         random: Random | None = None,
+        crowd: int = CROWD,
     ) -> None:
         self._connection = connection
         self._this = record.id
@@ -69,7 +78,9 @@ class RosterService:
         self._clock = clock
         self._issuing_since = wall() - clock()
         self._random = random or Random()  # noqa: S311  only spreads messages
-        self._sync = RosterSync(HubClient(connection), self._take_entry, clock=clock, random=self._random)
+        self._sync = RosterSync(
+            HubClient(connection), self._take_entry, self._take_standings, clock=clock, random=self._random
+        )
         self._doubles = Doubles(record.started_at)
         self._banned: frozenset[NodeId] = frozenset()
         self._session = 0
@@ -81,6 +92,8 @@ class RosterService:
         self._signed = b""
         self._census = Census(clock())
         self._snapshots = Snapshots(self._this, self._census, clock, wall)
+        self._listening = Listening(connection, self._on_message, self._on_digest, clock)
+        self._telling = Telling(connection, self._census, clock=clock, crowd=crowd)
         self._batch: asyncio.TimerHandle | None = None
         self._introduction: asyncio.TimerHandle | None = None
         self._change_callbacks: list[Callable[[Roster], None]] = []
@@ -89,7 +102,6 @@ class RosterService:
         self._double_callbacks: list[Callable[[NodeRecord], None]] = []
         self._say_record = asyncio.Event()
         self._say_load = asyncio.Event()
-        self._subscription: Subscription | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.set_record(record)
         connection.on_up(self._line_up)
@@ -128,7 +140,9 @@ class RosterService:
         newest = self._issuing_since + self._clock()
         if self._signed:
             newest = max(newest, self._record.issued_at + 0.001)
-        record = msgspec.structs.replace(record, id=self._this, issued_at=newest)
+        is_old = bool(self._signed) and _what_counts(record) == _what_counts(self._record)
+        changed_at = self._record.changed_at if is_old else newest
+        record = msgspec.structs.replace(record, id=self._this, issued_at=newest, changed_at=changed_at)
         try:
             signed = encode_record(record, self._sign)
             decode_record(signed)
@@ -152,11 +166,12 @@ class RosterService:
 
     async def start(self) -> None:
         """Listen to the others, speak, and ask a hub who is there."""
-        self._subscription = await self._connection.subscribe(ROSTER, self._on_message)
+        await self._listening.start()
         self._tasks = [
             asyncio.create_task(self._say_for_ever(self._say_record, RECORD_SECONDS, self._tell_record)),
             asyncio.create_task(self._say_for_ever(self._say_load, HEARTBEAT_SECONDS, self._tell_load)),
             asyncio.create_task(self._sweep_for_ever()),
+            asyncio.create_task(self._tell_all_for_ever()),
             asyncio.create_task(self._sync.run()),
         ]
         if self._connection.is_up:
@@ -165,6 +180,7 @@ class RosterService:
     async def serve(self, services: HubServices) -> None:
         """On a hub: answer newcomers with all members, page by page."""
         await services.serve(SERVICE, RosterRequest, self._page)
+        await services.serve(STANDINGS, StandingsRequest, self._telling.page)
 
     async def close(self) -> None:
         """Stop listening and speaking."""
@@ -176,8 +192,7 @@ class RosterService:
             if timer is not None:
                 timer.cancel()
         self._batch = None
-        if self._subscription is not None:
-            await self._subscription.close()
+        await self._listening.close()
 
     # What is heard
 
@@ -215,10 +230,16 @@ class RosterService:
 
     def _hear_load(self, node: NodeId, heartbeat: Heartbeat, now: float) -> Heard:
         pulse = Pulse(heartbeat.started_at, heartbeat.session)
+        known = self._census.known.get(node)
+        session = 0 if known is None else known.session
         if self._census.lacks(node, heartbeat.issued_at, pulse):
             self._sync.want(node)
         self._snapshots.seen(node)
-        return self._census.hear_load(node, heartbeat.load, now, pulse)
+        heard = self._census.hear_load(node, heartbeat.load, now, pulse)
+        known = self._census.known.get(node)
+        if known is not None and known.session != session:
+            self._telling.note((node,))
+        return heard
 
     def _hear_own_id(self, what: str, data: bytes) -> None:
         if what != "record" or data == self._signed:
@@ -233,10 +254,51 @@ class RosterService:
 
     def _hear_gone(self, node: NodeId) -> Heard:
         if node != self._this:
-            return self._census.hear_gone(node)
+            return self._census.hear_gone(node, self._clock())
         # A hub saw an earlier connection of this node close; tell everybody that it lives.
         self._say_load.set()
         return Heard()
+
+    def _on_digest(self, message: Message) -> None:
+        try:
+            hub = parse_id(message.subject.partition(".")[2])
+            if hub not in self._banned and hub != self._this:
+                self._hear_digest(hub, message.data)
+        except BadRecord as error:
+            logger.warning("refused %s: %s", message.subject[:80], error)
+
+    def _hear_digest(self, hub: NodeId, data: bytes) -> None:
+        """Believe what a hub tells about all, as far as only a hub can know it; records are signed by their nodes."""
+        if self._is_hub:
+            self._telling.heard(hub)
+            return
+        now = self._clock()
+        digest = decode_digest(data)
+        self._listening.told()
+        self._census.judges_anew(now)
+        heard = [self._hear_news(signed, now) for signed in digest.news]
+        heard += [self._hear_standing(standing, now, in_passing=False) for standing in digest.changes]
+        heard += [self._hear_standing(standing, now, in_passing=True) for standing in digest.in_passing]
+        self._note(_together(heard))
+
+    def _hear_news(self, signed: bytes, now: float) -> Heard:
+        try:
+            record = decode_record(signed)
+        except BadRecord as error:
+            logger.warning("refused a record in a hub's digest: %s", error)
+            return Heard()
+        if record.id == self._this or record.id in self._banned:
+            return Heard()
+        return self._census.hear_news(record, signed, now)
+
+    def _hear_standing(self, standing: Standing, now: float, *, in_passing: bool) -> Heard:
+        node = NodeId(standing.id)
+        if node == self._this or node in self._banned:
+            return Heard()
+        if in_passing and self._census.lacks_record(standing):
+            self._sync.want(node)
+        self._snapshots.seen(node)
+        return self._census.hear_standing(standing, now, in_passing=in_passing)
 
     def _introduce(self) -> None:
         """A hub has just started and must know everybody, to tell newcomers; not all speak at the same moment."""
@@ -250,11 +312,15 @@ class RosterService:
             self._refresh_load()
             self._census.hear_load(self._this, self._load, now)
             self._note(self._census.sweep(now))
+            if await self._listening.settle(is_hub=self._is_hub):
+                self._census.judges_anew(self._clock())
 
     # What the snapshot shows
 
     def _note(self, heard: Heard) -> None:
+        self._telling.note(heard.moved)
         if heard.changed:
+            self._telling.note(heard.changed)
             self._snapshots.changed(heard.changed)
             if heard.lost:
                 self._publish_snapshot()
@@ -292,7 +358,9 @@ class RosterService:
             logger.error("this node's load cannot be told: the others would refuse it")
             return
         self._load = load
-        self._snapshots.changed(self._census.hear_load(self._this, load, self._clock()).changed)
+        changed = self._census.hear_load(self._this, load, self._clock()).changed
+        self._telling.note(changed)
+        self._snapshots.changed(changed)
 
     # What this node says
 
@@ -301,11 +369,15 @@ class RosterService:
         # A newer record tells whoever gave this node up that it can be asked again.
         self.set_record(self._record)
         self._say_load.set()
-        if self._down_since is not None and self._clock() - self._down_since >= RECORD_SECONDS:
+        self._listening.line_up()
+        if self._listening.was_told and not self._is_hub:
+            self._sync.want_standings()
+        elif self._down_since is not None and self._clock() - self._down_since >= RECORD_SECONDS:
             self._sync.want_all()
         self._down_since = None
 
     def _line_down(self) -> None:
+        self._listening.line_down()
         self._down_since = self._clock()
 
     async def _say_for_ever(self, wake: asyncio.Event, seconds: float, tell: Callable[[], tuple[str, bytes]]) -> None:
@@ -316,7 +388,20 @@ class RosterService:
             wake.clear()
             with contextlib.suppress(FelloeError):
                 await self._connection.publish(*tell())
-            await asyncio.sleep(SHORTEST_SECONDS)
+            await asyncio.sleep(spacing(len(self._census.known)))
+
+    async def _tell_all_for_ever(self) -> None:
+        """On a hub of a large network: tell everybody how all stand."""
+        while True:
+            await asyncio.sleep(TELL_SECONDS if self._is_hub else HEARTBEAT_SECONDS)
+            if self._is_hub:
+                await self._telling.tell()
+            else:
+                self._telling.cease()
+
+    @property
+    def _is_hub(self) -> bool:
+        return "hub" in self._record.roles
 
     def _tell_record(self) -> tuple[str, bytes]:
         return roster_record(self._this), self._signed
@@ -341,8 +426,38 @@ class RosterService:
             self._note(self._census.hear_of(record, entry.signed, entry.load, silence, self._clock()))
         return record.id
 
+    def _take_standings(self, page: StandingsPage) -> None:
+        now = self._clock()
+        heard: list[Heard] = []
+        for standing in page.standings:
+            try:
+                check_standing(standing)
+            except BadRecord as error:
+                logger.warning("refused a standing of a hub's page: %s", error)
+                continue
+            if NodeId(standing.id) not in self._banned and self._census.lacks_record(standing):
+                self._sync.want(NodeId(standing.id))
+            heard.append(self._hear_standing(standing, now, in_passing=False))
+        self._note(_together(heard))
+
     async def _page(self, request: RosterRequest) -> RosterPage:
         return page_of(self._census, request, self._clock())
+
+
+def _what_counts(record: NodeRecord) -> NodeRecord:
+    """A record without what changes all the time: when it was issued, and how much memory is free."""
+    gpus = tuple(msgspec.structs.replace(gpu, memory_free=0) for gpu in record.hardware.gpus)
+    hardware = msgspec.structs.replace(record.hardware, memory_available=0, gpus=gpus)
+    return msgspec.structs.replace(record, issued_at=0, changed_at=0, hardware=hardware)
+
+
+def _together(heard: list[Heard]) -> Heard:
+    """What came of several messages, as of one."""
+    return Heard(
+        tuple(node for each in heard for node in each.changed),
+        tuple(node for each in heard for node in each.lost),
+        tuple(node for each in heard for node in each.moved),
+    )
 
 
 def _call_all(callbacks: Sequence[Callable[[T], None]], argument: T) -> None:

@@ -1,7 +1,8 @@
 """What a node asks a hub about the others, because it has not heard it from themselves; and what the hub answers.
 
 A newcomer asks for everybody. Later a node asks only for those whose heartbeats name a record that it lacks, and not
-again soon for the same one: what nobody can give it, or what it refused, must not make it ask for ever.
+again soon for the same one: what nobody can give it, or what it refused, must not make it ask for ever. A node that does
+not listen to the others asks, when its line stands again, how they stand.
 """
 
 import asyncio
@@ -17,6 +18,8 @@ from felloe.mesh.roster_wire import (
     RosterEntry,
     RosterPage,
     RosterRequest,
+    StandingsPage,
+    StandingsRequest,
 )
 from felloe.mesh.rules import MAX_MEMBERS, Census
 from felloe.mesh.services import HubClient
@@ -24,6 +27,7 @@ from felloe.mesh.services import HubClient
 logger = logging.getLogger(__name__)
 
 SERVICE = "roster"
+STANDINGS = "standings"
 SYNC_SECONDS = 2.0
 LONGEST_SYNC_SECONDS = 30.0
 AGAIN_SECONDS = 10.0
@@ -31,28 +35,38 @@ MAX_PAGES = 10_000
 
 
 class RosterSync:
-    """Asks until it is answered. `take` gets each entry and returns its id, '' when it was refused."""
+    """Asks until it is answered. `take` gets each entry of a page of records and returns its id, '' when it was refused;
+    `take_standings` gets each page of standings.
+    """
 
     def __init__(
         self,
         hubs: HubClient,
         take: Callable[[RosterEntry], NodeId],
+        take_standings: Callable[[StandingsPage], None],
         *,
         clock: Callable[[], float],
         random: Random,
     ) -> None:
         self._hubs = hubs
         self._take = take
+        self._take_standings = take_standings
         self._clock = clock
         self._random = random
         self._wake = asyncio.Event()
         self._wants_all = False
+        self._wants_standings = False
         self._lacking: set[NodeId] = set()
         self._asked: dict[NodeId, float] = {}
 
     def want_all(self) -> None:
         """Ask for everybody."""
         self._wants_all = True
+        self._wake.set()
+
+    def want_standings(self) -> None:
+        """Ask how everybody stands."""
+        self._wants_standings = True
         self._wake.set()
 
     def want(self, node: NodeId) -> None:
@@ -87,6 +101,9 @@ class RosterSync:
             await self._ask_for(())
             self._wants_all = False
             self._lacking.clear()
+        if self._wants_standings:
+            await self._ask_for_standings()
+            self._wants_standings = False
         while self._lacking:
             some = tuple(sorted(self._lacking))[:MAX_ASKED_FOR]
             await self._ask_for(some)
@@ -100,6 +117,15 @@ class RosterSync:
             for entry in page.entries:
                 after = max(after, self._take(entry))
             if not page.more or after == before:
+                return
+
+    async def _ask_for_standings(self) -> None:
+        after = ""
+        for _ in range(MAX_PAGES):
+            page = await self._hubs.ask(STANDINGS, StandingsRequest(after), StandingsPage)
+            self._take_standings(page)
+            before, after = after, max((standing.id for standing in page.standings), default=after)
+            if not page.more or after <= before:
                 return
 
 

@@ -1,4 +1,4 @@
-"""What nodes say on `roster.>`: signed records, heartbeats, and the pages of a hub's snapshot.
+"""What nodes say on `roster.>`: signed records, heartbeats; the pages of a hub's snapshot, and its digests.
 
 Nothing that a peer sent is believed before it passed through here: size, shape, the id as the hash of the public key,
 the signature, and that no text in it can play tricks on a terminal. Times are checked to be times, but not against this
@@ -19,11 +19,14 @@ from felloe.domain.roster import Load, NodeRecord
 MAX_RECORD_BYTES = 64 * 1024
 MAX_HEARTBEAT_BYTES = 64 * 1024
 MAX_PAGE_BYTES = 512 * 1024
+MAX_DIGEST_BYTES = 1024 * 1024
 MAX_TEXT = 512
 MAX_TIME = 1e11
 MAX_SESSIONS = 1 << 53
 MAX_COUNT = 1_000_000
 MAX_ASKED_FOR = 256
+
+NO_LOAD = Load()
 
 _CONTEXT = b"felloe node record v1\x00"
 
@@ -66,6 +69,42 @@ class RosterPage(msgspec.Struct, array_like=True, frozen=True):
     """Some members, sorted by id; `more` when others follow."""
 
     entries: list[RosterEntry]
+    more: bool
+
+
+class Standing(msgspec.Struct, array_like=True, frozen=True):
+    """How a member stands, as a hub knows it: whether it lives, and since how many seconds that is so for sure.
+
+    `started_at`, `changed_at` and `session` are of the newest record and heartbeat that the hub holds.
+    """
+
+    id: str
+    started_at: float
+    changed_at: float
+    session: int
+    alive: bool
+    age: float
+    load: Load
+
+
+class Digest(msgspec.Struct, array_like=True, frozen=True):
+    """What a hub tells everybody: who stands differently now, some of all others in turn, and new signed records."""
+
+    changes: list[Standing] = []
+    in_passing: list[Standing] = []
+    news: list[bytes] = []
+
+
+class StandingsRequest(msgspec.Struct, array_like=True, frozen=True):
+    """Ask a hub how the members stand whose ids come after `after`."""
+
+    after: str = ""
+
+
+class StandingsPage(msgspec.Struct, array_like=True, frozen=True):
+    """Some members, sorted by id; `more` when others follow."""
+
+    standings: list[Standing]
     more: bool
 
 
@@ -116,6 +155,30 @@ def decode_heartbeat(data: bytes) -> Heartbeat:
     return heartbeat
 
 
+def decode_digest(data: bytes) -> Digest:
+    """A digest whose standings are sane; its records are still to be decoded. Raises `BadRecord`."""
+    if len(data) > MAX_DIGEST_BYTES:
+        raise BadRecord("too large")
+    try:
+        digest = msgspec.msgpack.decode(data, type=Digest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRecord("not a digest") from error
+    for standing in digest.changes:
+        check_standing(standing)
+    for standing in digest.in_passing:
+        check_standing(standing)
+    return digest
+
+
+def check_standing(standing: Standing) -> None:
+    """Refuse a standing of nobody, and numbers that are none."""
+    if standing.load != NO_LOAD:
+        check_load(standing.load)
+    sane = _is_time(standing.started_at) and _is_time(standing.changed_at) and _is_time(standing.age)
+    if not sane or not 0 <= standing.session < MAX_SESSIONS or not is_id(standing.id):
+        raise BadRecord("bad standing")
+
+
 def check_load(load: Load) -> None:
     """Refuse counts that are no counts and names that are no names."""
     for counts in (load.active, load.waiting):
@@ -135,7 +198,8 @@ def _is_time(seconds: float) -> bool:
 
 
 def _check_content(record: NodeRecord) -> None:
-    if not (_is_time(record.started_at) and _is_time(record.issued_at)) or record.issued_at < 0:
+    times = (record.started_at, record.issued_at, record.changed_at)
+    if not all(map(_is_time, times)) or record.issued_at < 0:
         raise BadRecord("not a time")
     for replica in record.replicas:
         if not is_model_name(replica.model.name) or not 0 <= replica.slots <= MAX_COUNT or replica.context < 0:

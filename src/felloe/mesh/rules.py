@@ -3,7 +3,7 @@
 A node is alive from the moment it is heard. It is dead at once when a hub says that its connection closed, and dead
 after `DEAD_AFTER_SECONDS` of silence, which is how a frozen one is noticed. It is forgotten after an hour. A node that
 speaks again is alive again. When this node itself was deaf (suspended, or stalled for long), the others' silence
-proves nothing and is counted anew.
+proves nothing and is counted anew. So it is while hubs tell who is alive: then they alone judge silence.
 
 Within one run of a node (`started_at`) a later record replaces an earlier one. Between two runs so does the later one;
 but clocks are set back, so an earlier one counts, too, once the run that is known has fallen silent: then it was heard
@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from felloe.domain.ids import NodeId
 from felloe.domain.roster import Load, NodeRecord
+from felloe.mesh.roster_wire import Standing
 
 DEAD_AFTER_SECONDS = 5.0
 DEAF_AFTER_SECONDS = 2.0
@@ -28,6 +29,7 @@ SILENT_AFTER_SECONDS = 2.0
 FORGET_AFTER_SECONDS = 3600.0
 MAX_MEMBERS = 10_000
 FORMER_RUNS = 8
+CLEARLY_LATER_SECONDS = 2.0
 
 
 class Heard(NamedTuple):
@@ -54,9 +56,10 @@ NOTHING = Heard()
 
 
 class Known:
-    """One member as this node knows it; `heard` is when it last spoke, `former` the runs that were replaced."""
+    """One member as this node knows it; `heard` is when it last spoke, `died` when it was last found dead, `former` the
+    runs that were replaced."""
 
-    __slots__ = ("alive", "former", "heard", "load", "record", "session", "signed")
+    __slots__ = ("alive", "died", "former", "heard", "load", "record", "session", "signed")
 
     def __init__(self, record: NodeRecord, signed: bytes, load: Load, alive: bool, heard: float) -> None:
         self.record = record
@@ -64,8 +67,14 @@ class Known:
         self.load = load
         self.alive = alive
         self.heard = heard
+        self.died = heard
         self.session = 0
         self.former: deque[float] = deque(maxlen=FORMER_RUNS)
+
+    @property
+    def changed_at(self) -> float:
+        """When it last said something new about itself, by its own clock; older versions do not tell it apart."""
+        return self.record.changed_at or self.record.issued_at
 
     def is_other_run(self, pulse: Pulse) -> bool:
         """Whether a heartbeat is not of the run whose record is known."""
@@ -79,6 +88,7 @@ class Census:
         self.known: dict[NodeId, Known] = {}
         self._last_sweep = now
         self._listening_since = now
+        self._forget_at = now + FORGET_AFTER_SECONDS
 
     def has(self, node: NodeId, signed: bytes) -> bool:
         """Whether exactly this signed record of `node` is already held, so that nothing need be checked again."""
@@ -122,34 +132,79 @@ class Census:
             return self._admit(Known(record, signed, load, silence is not None, heard), now)
         return self._replace(known, record, signed, earlier_counts=False)
 
+    def hear_news(self, record: NodeRecord, signed: bytes, now: float) -> Heard:
+        """A hub passed on what the node itself published a moment ago; no sign of life by itself."""
+        known = self.known.get(record.id)
+        if known is None:
+            return self._admit(Known(record, signed, Load(), True, now), now)
+        return self._replace(known, record, signed, earlier_counts=not known.alive)
+
+    def hear_standing(self, standing: Standing, now: float, *, in_passing: bool) -> Heard:
+        """A hub told how a member stands, at once when that changed, or `in_passing`, as it tells of everybody in turn.
+
+        What it tells in passing may be a little older than what another hub has told at once, and counts only when it
+        is clearly later.
+        """
+        known = self.known.get(NodeId(standing.id))
+        if known is None or standing.started_at != known.record.started_at or 0 < standing.session < known.session:
+            return NOTHING
+        since = now - max(standing.age, 0.0)
+        if in_passing and since < max(known.heard, known.died) + CLEARLY_LATER_SECONDS:
+            return NOTHING
+        if not standing.alive:
+            return self._die(known, since)
+        if not known.alive and not in_passing and since < known.died - CLEARLY_LATER_SECONDS:
+            return NOTHING
+        moved = (known.record.id,) if 0 < known.session < standing.session else ()
+        known.session = max(known.session, standing.session)
+        changed = not known.alive or known.load != standing.load
+        known.alive, known.load, known.heard = True, standing.load, max(known.heard, since)
+        return Heard((known.record.id,) if changed else (), moved=moved)
+
+    def lacks_record(self, standing: Standing) -> bool:
+        """Whether the member has said something about itself that is not held here."""
+        known = self.known.get(NodeId(standing.id))
+        if known is None or known.record.started_at != standing.started_at:
+            return True
+        return known.changed_at < standing.changed_at
+
+    def judges_anew(self, now: float) -> None:
+        """Until now this node did not listen to the others: their silence proves nothing."""
+        self._listening_since = now
+
     def drop(self, nodes: Iterable[NodeId]) -> Heard:
         """Forget these members at once, as lost."""
         dropped = tuple(node for node in nodes if self.known.pop(node, None) is not None)
         return Heard(dropped, dropped) if dropped else NOTHING
 
-    def hear_gone(self, node: NodeId) -> Heard:
+    def hear_gone(self, node: NodeId, now: float) -> Heard:
         """A hub saw the node's connection close."""
         known = self.known.get(node)
-        if known is None or not known.alive:
-            return NOTHING
-        known.alive = False
-        return Heard((node,), (node,))
+        return NOTHING if known is None else self._die(known, now)
 
     def sweep(self, now: float) -> Heard:
-        """Find the silent and forget the long dead; call it about twice a second."""
+        """Find the silent and forget the long dead; call it about twice a second.
+
+        It looks at everybody only when one may have fallen silent, or be due to be forgotten.
+        """
         if now - self._last_sweep > DEAF_AFTER_SECONDS:
             self._listening_since = now
         self._last_sweep = now
         silent_before = now - DEAD_AFTER_SECONDS
+        if self._listening_since >= silent_before and now <= self._forget_at:
+            return NOTHING
+        self._forget_at = now + FORGET_AFTER_SECONDS
         died: list[NodeId] = []
         forgotten: list[NodeId] = []
         for node, known in self.known.items():
             if known.alive:
                 if known.heard < silent_before and self._listening_since < silent_before:
-                    known.alive = False
+                    known.alive, known.died = False, now
                     died.append(node)
             elif known.heard < now - FORGET_AFTER_SECONDS:
                 forgotten.append(node)
+            if not known.alive:
+                self._forget_at = min(self._forget_at, known.heard + FORGET_AFTER_SECONDS)
         for node in forgotten:
             del self.known[node]
         return Heard((*died, *forgotten), tuple(died)) if died or forgotten else NOTHING
@@ -163,6 +218,7 @@ class Census:
             del self.known[dead.record.id]
             changed = (newcomer.record.id, dead.record.id)
         self.known[newcomer.record.id] = newcomer
+        self._forget_at = min(self._forget_at, newcomer.heard + FORGET_AFTER_SECONDS)
         return Heard(changed)
 
     def _replace(self, known: Known, record: NodeRecord, signed: bytes, *, earlier_counts: bool) -> Heard:
@@ -176,6 +232,13 @@ class Census:
         known.record = record
         known.signed = signed
         return Heard((record.id,), (record.id,) if started_anew else ())
+
+    def _die(self, known: Known, when: float) -> Heard:
+        if not known.alive:
+            return NOTHING
+        known.alive, known.died = False, when
+        self._forget_at = min(self._forget_at, known.heard + FORGET_AFTER_SECONDS)
+        return Heard((known.record.id,), (known.record.id,))
 
     def _speaks(self, known: Known, now: float) -> Heard:
         known.heard = now

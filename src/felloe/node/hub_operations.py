@@ -9,12 +9,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from felloe.console.hub_messages import ChangeStep, Consequence, HubRow, HubsRequest, HubsView, Removal
-from felloe.console.messages import NameRequest
+from felloe.console.messages import NameRequest, Nothing
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
 from felloe.hubs.addresses import peer_addresses
 from felloe.hubs.changes import HubChanges
-from felloe.hubs.records import GENERATION, HUBS, NEXT, Generation, HubSet, Next, decode, encode
+from felloe.hubs.records import GENERATION, HUBS, MEMBER, NEXT, Generation, HubSet, Next, decode, encode
 from felloe.hubs.records import Hub as HubRecord
 from felloe.hubs.rules import majority, state_hubs, survives
 from felloe.mesh.membership import ListedMember
@@ -87,6 +87,42 @@ class HubOperations:
         changes, node = self._changes("a hub is demoted"), self.find(request.name).id
         async for step in _followed(lambda progress: changes.demote(node, progress)):
             yield step
+
+    async def recovery(self) -> Consequence:
+        """What it means to go on without the hubs that are lost. Raises as `recover`."""
+        hub = self._recoverable()
+        this, alive = hub.identity.membership, self.alive()
+        lost = sorted(one.name for one in hub.hubs.hubs if one.id != this.node and one.id not in alive)
+        return Consequence(
+            id=this.node,
+            name=this.name,
+            sentence=(
+                f"{this.name} keeps the network's state alone from now on, as it saw it last. "
+                f"{', '.join(lost) or 'The other hubs'} will be spokes when they come back."
+            ),
+            asks=True,
+        )
+
+    async def recover(self, request: Nothing) -> HubsView:
+        """Go on without the hubs that are lost for good; this one becomes the only one.
+
+        Raises `wrong_node` where the state was never kept, `forbidden` while it is well.
+        """
+        hub = self._recoverable()
+        this = hub.identity.membership.node
+        own = tuple(one for one in hub.hubs.hubs if one.id == this)
+        replacing = {HUBS: encode(replace(hub.hubs, hubs=own))}
+        for member in hub.members.all():
+            if member.role == "hub" and member.id != this:
+                replacing[MEMBER + member.id] = encode(replace(member, role="spoke"))
+        await hub.state.start_over(replacing)
+        return await self.view()
+
+    def _recoverable(self) -> Hub:
+        hub = self._node.hub
+        if hub is None or not hub.state.generations.keeps:
+            raise FelloeError("wrong_node", "the state can be recovered on a hub that kept it only")
+        return hub
 
     async def revocation(self, request: NameRequest) -> Consequence:
         """What it means to remove this member. Raises as `revoke`."""

@@ -13,7 +13,7 @@ from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
 from felloe.hubs.addresses import all_mesh_urls, all_peer_addresses
 from felloe.hubs.records import GENERATION, HUBS, NEXT, Generation, HubSet, Next, decode
-from felloe.hubs.saved_state import SAVED_NAME, SavedState, read_saved
+from felloe.hubs.saved_state import SAVED_NAME, SavedState, read_saved, write_saved
 from felloe.hubs.store import Entry
 from felloe.hubs.topics import REVOKED, TRUST
 from felloe.mesh.connection import Connection
@@ -30,7 +30,7 @@ from felloe.node.root_operations import Overtaken, publish_trust
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 2.0
-_DOUBT_SECONDS = 15.0
+_DOUBT_SECONDS = 6.0
 _TWIN_SECONDS = 3.0
 _LINE_SECONDS = 10.0
 
@@ -146,7 +146,7 @@ class HubRole:
         if self.hub is None:
             if HUBS in self._told and self._is_listed(decode(self._told[HUBS], HubSet)):
                 await self._become()
-        elif not self._is_listed(self.hub.hubs) or await self._was_demoted(self.hub):
+        elif self._lost_role() or not self._is_listed(self.hub.hubs) or await self._was_demoted(self.hub):
             await self._cease(self.hub)
         else:
             await self._keep_keys(self.hub)
@@ -166,9 +166,13 @@ class HubRole:
     def _is_listed(self, hubs: HubSet) -> bool:
         return hubs.find(self._identity.membership.node) is not None
 
+    def _lost_role(self) -> bool:
+        """A renewal has told that this node is a hub no more."""
+        return self._identity.membership.role != "hub"
+
     async def _was_demoted(self, hub: Hub) -> bool:
         """A hub that has lost the others may have been demoted meanwhile; another hub tells over HTTPS."""
-        if await hub.state.generations.is_well():
+        if self._hears_another(hub) and await hub.state.generations.is_well():
             self._doubted_at = time.monotonic()
         if time.monotonic() - self._doubted_at < _DOUBT_SECONDS:
             return False
@@ -177,18 +181,24 @@ class HubRole:
             await self._identity.ask_others()
         except FelloeError as error:
             return error.code == "forbidden"
-        return self._identity.membership.role != "hub"
+        return self._lost_role()
+
+    def _hears_another(self, hub: Hub) -> bool:
+        """Whether another hub is alive, or there is none."""
+        members = self._roster.snapshot().members
+        others = [members.get(other.id) for other in hub.hubs.hubs if other.id != self._identity.membership.node]
+        return not others or any(other is not None and other.alive for other in others)
 
     async def _become(self) -> None:
+        saved = SavedState(
+            generation=self._generation() or Generation(number=0, hubs=()), entries={HUBS: Entry(self._told[HUBS], 0)}
+        )
+        # First what a hub starts from: a node that is killed here starts as what its membership says.
+        write_saved(self._identity.files.saver(SAVED_NAME), saved.generation, saved.entries)
         await self._identity.ask_others()
         if self._identity.membership.role != "hub":
             raise FelloeError("network_unreachable", "the hubs have not all heard yet that this node is to be a hub")
-        entries = {HUBS: Entry(self._told[HUBS], 0)}
-        hub = Hub(
-            self._place,
-            self._identity,
-            SavedState(generation=self._generation() or Generation(number=0, hubs=()), entries=entries),
-        )
+        hub = Hub(self._place, self._identity, saved)
         hub.state.generations.learn(None, self._next())
         try:
             await hub.start_servers()
@@ -207,6 +217,7 @@ class HubRole:
     async def _cease(self, hub: Hub) -> None:
         self.hub = None
         await hub.stop()
+        self._identity.cease_as_hub()
         if (hubs := self._told.get(HUBS)) is not None:
             self._take_hubs(decode(hubs, HubSet))
         with contextlib.suppress(FelloeError):

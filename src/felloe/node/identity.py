@@ -47,6 +47,7 @@ class Identity:
         self._hosts = where.hosts
         self._own_peers = peer_addresses(where)
         self._asks_others = False
+        self._was_refused = False
         self._trust_callbacks: list[Callable[[], None]] = []
 
     def tls(self) -> ssl.SSLContext:
@@ -88,6 +89,18 @@ class Identity:
             self.files.save_membership(membership)
             self.membership = membership
 
+    def note_refused(self) -> None:
+        """A hub does not let this node in: renew soon, and be a hub only if another one says that this still is one."""
+        self._was_refused = True
+        self.keeper.note_refused()
+
+    def cease_as_hub(self) -> None:
+        """Be a spoke at the next start too, and issue nothing any more; the credential is renewed after that."""
+        membership = msgspec.structs.replace(self.membership, role="spoke")
+        self.files.save_membership(membership)
+        self.membership, self.authority = membership, None
+        self.files.forget_authority()
+
     async def ask_others(self) -> Credential:
         """Renew at another hub, whatever this node is: it tells the role that the owner gave this node by now.
 
@@ -100,14 +113,37 @@ class Identity:
             self._asks_others = False
 
     async def _renew(self) -> Credential:
-        if self.authority is not None and self.membership.role == "hub" and not self._asks_others:
-            return self.authority.issue(self.public_key, "hub", time.time(), addresses=self._hosts)
+        own = self._own_authority()
+        if own is None:
+            return await self._renew_at_others()
+        if self._was_refused:
+            self._was_refused = False
+            try:
+                return await self._renew_at_others()
+            except FelloeError as error:
+                own = self._own_authority()
+                if error.code == "forbidden" or own is None:
+                    raise
+                logger.info("no other hub renews this one's credential: %s", error)
+        return self._issue(own)
+
+    def _own_authority(self) -> NetworkAuthority | None:
+        """What this node issues its own credential with: as a hub, unless others are to say whether it is one."""
+        return self.authority if self.membership.role == "hub" and not self._asks_others else None
+
+    def _issue(self, authority: NetworkAuthority) -> Credential:
+        return authority.issue(self.public_key, "hub", time.time(), addresses=self._hosts)
+
+    async def _renew_at_others(self) -> Credential:
         welcomed = await renew(
             self._others(), self.trust, self.node_key, version=__version__, addresses=self._hosts, now=time.time
         )
-        known = 0 if self.authority is None else self.authority.version
-        # A hub that is behind may hand out the keys from before they were replaced.
-        if welcomed.authority is not None and welcomed.authority.version >= known:
+        known = self.authority
+        # A hub that is behind may hand out the keys from before they were replaced, and what they signed.
+        newer_known = (
+            known is not None and welcomed.authority is not None and welcomed.authority.version < known.version
+        )
+        if welcomed.authority is not None and not newer_known:
             self.files.save_authority(welcomed.authority, welcomed.trust)
             self.authority = welcomed.authority
         if welcomed.trust != self.trust:
@@ -119,7 +155,7 @@ class Identity:
         if self.membership.role != "hub" and self.authority is not None:
             self.authority = None
             self.files.forget_authority()
-        return welcomed.credential
+        return self._issue(known) if known is not None and newer_known else welcomed.credential
 
     def _others(self) -> Membership:
         """What this node knows of its network, without itself among the hubs."""

@@ -19,10 +19,11 @@ logger = logging.getLogger(__name__)
 
 _PUSH_SECONDS = 2.0
 _RETRY_SECONDS = 0.2
+_SKIPPED = b'"jwt update skipped"'
 
 
 class MessageServer:
-    """Owns the server's process and what it was told last.
+    """Owns the server's process and what was pushed to it last; a reload revokes nothing.
 
     `authority`, `routes` and `revoked` (raw node keys and when they were removed, in Unix seconds) are asked whenever
     the server is told anew.
@@ -60,8 +61,8 @@ class MessageServer:
                 operator=keys.operator_token,
                 system_account=keys.system_account,
             )
-            self._told = revoked()
-            return render_message_config(settings, listening, keys.account_tokens(time.time(), self._told), routes())
+            tokens = keys.account_tokens(time.time(), revoked())
+            return render_message_config(settings, listening, tokens, routes())
 
         self._server = NatsServer(
             Place(host=host, port=port, directory=directory, log=log), render, spawn=spawn, end=end
@@ -112,11 +113,15 @@ class MessageServer:
                 self._wake.set()
 
     async def _push(self, system: Connection) -> None:
-        revoked = self._revoked()
+        revoked, skipped = self._revoked(), False
         for account, token in self._authority().account_tokens(time.time(), revoked).items():
             reply = await system.request(account_update(account), token.encode(), timeout=_PUSH_SECONDS)
             if b'"error"' in reply:
                 raise FelloeError("broker_failed", "the message server refused a token of this network")
+            skipped = skipped or _SKIPPED in reply
+        if skipped:
+            # Nobody has used the account yet, so it would be used as it was when the server began.
+            await self._server.restart()
         self._told = revoked
 
 

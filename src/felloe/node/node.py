@@ -123,7 +123,7 @@ class Node:
         # A server drops a connection when the credential it came with runs out; better to move in a quiet moment.
         self.identity.keeper.on_change(lambda _: self.connection.move_when_quiet())
         self.roster.on_double(self._yield_to_twin)
-        self.connection.on_refusal(self.identity.keeper.note_refused)
+        self.connection.on_refusal(self.identity.note_refused)
         self.engines.on_change(self._replicas_changed)
         self.admission.on_change(lambda: self.roster.set_load(self.admission.load))
 

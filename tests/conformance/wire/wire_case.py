@@ -79,6 +79,11 @@ def longer(data: bytes) -> bytes:
     return msgspec.msgpack.encode([*msgspec.msgpack.decode(data), "new", {"more": 1}])
 
 
+def more_named(data: bytes) -> bytes:
+    """A msgpack map with a further field."""
+    return msgspec.msgpack.encode(msgspec.msgpack.decode(data) | {"of_a_newer_version": [1]})
+
+
 def more_json(data: bytes) -> bytes:
     """A JSON object with a further field."""
     return msgspec.json.encode(msgspec.json.decode(data) | {"of_a_newer_version": [1]})

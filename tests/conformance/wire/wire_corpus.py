@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import wire_commands
 import wire_hubs
+import wire_network
 import wire_roster
 import wire_state
 import wire_streams
@@ -20,7 +22,8 @@ from felloe import __version__
 CORPUS = Path(__file__).parent / "corpus"
 CASES: dict[str, Case] = {
     case.name: case
-    for case in (*wire_roster.CASES, *wire_streams.CASES, *wire_hubs.CASES, *wire_trust.CASES, *wire_state.CASES)
+    for part in (wire_roster, wire_streams, wire_hubs, wire_trust, wire_state, wire_network, wire_commands)
+    for case in part.CASES
 }
 
 

@@ -125,6 +125,7 @@ def _subjects() -> bytes:
             "gone": permissions.roster_gone(NODE),
             "service": permissions.hub_service("roster"),
             "state": permissions.state("keys"),
+            "command": permissions.command(NODE, "drain"),
         }
     )
 

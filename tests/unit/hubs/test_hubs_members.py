@@ -6,9 +6,10 @@ import pytest
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId, id_from_public_key
+from felloe.domain.roster import Endpoints
 from felloe.hubs import members as module
 from felloe.hubs.members import MemberBook
-from felloe.hubs.records import LEASE, Lease, encode
+from felloe.hubs.records import HUBS, LEASE, Hub, HubSet, Lease, encode
 from hubs_fakes import FakeState, FakeStore
 
 NOW = 1_800_000_000.0
@@ -32,10 +33,10 @@ async def refusal(work: object) -> str:
     return caught.value.code
 
 
-async def test_a_member_that_joins_again_keeps_its_date_and_takes_the_new_name_and_role(book: MemberBook) -> None:
+async def test_a_member_that_joins_again_keeps_its_date_and_role_and_takes_the_new_name(book: MemberBook) -> None:
     first = await book.add(KEYS[0], "shed", "spoke", NOW)
     again = await book.add(KEYS[0], "barn", "hub", NOW + 5)
-    assert (again.id, again.joined_at, again.name, again.role) == (first.id, NOW, "barn", "hub")
+    assert (again.id, again.joined_at, again.name, again.role) == (first.id, NOW, "barn", "spoke")
     assert book.find(first.id) == again
     assert book.all() == (again,)
 
@@ -60,7 +61,7 @@ async def test_a_revoked_key_never_comes_back(book: MemberBook) -> None:
     assert book.is_revoked(IDS[0])
     assert book.find(IDS[0]).revoked_at == NOW + 10  # type: ignore[union-attr]
     assert await refusal(book.add(KEYS[0], "shed", "spoke", NOW + 20)) == "forbidden"
-    assert await refusal(book.set_role(IDS[0], "hub")) == "forbidden"
+    assert await refusal(book.set_role(IDS[0], "hub", NOW)) == "forbidden"
     assert book.revocations(NOW + 20) == {KEYS[0]: NOW + 10}
     assert book.revocations(NOW + 49 * 3600) == {}, "no token can be that old"
     assert book.is_revoked(IDS[0])
@@ -77,16 +78,56 @@ async def test_a_revocation_on_one_hub_beats_a_join_on_another_that_has_not_hear
 async def test_who_is_not_a_member_cannot_be_changed(book: MemberBook) -> None:
     assert book.find(IDS[0]) is None
     assert not book.is_revoked(IDS[0])
-    for work in (book.revoke(IDS[0], NOW), book.leave(IDS[0], NOW), book.set_role(IDS[0], "hub")):
+    for work in (book.revoke(IDS[0], NOW), book.leave(IDS[0], NOW), book.set_role(IDS[0], "hub", NOW)):
         assert await refusal(work) == "not_found"
 
 
 async def test_a_node_leaves_by_itself_but_not_while_it_is_a_hub(book: MemberBook) -> None:
     await book.add(KEYS[0], "shed", "hub", NOW)
     assert await refusal(book.leave(IDS[0], NOW + 1)) == "forbidden"
-    await book.set_role(IDS[0], "spoke", never_hub=True)
+    await book.set_role(IDS[0], "spoke", NOW, never_hub=True)
     assert (await book.leave(IDS[0], NOW + 2)).revoked_at == NOW + 2
     assert await refusal(book.add(KEYS[0], "shed", "spoke", NOW + 3)) == "forbidden"
+
+
+def is_listed(store: FakeStore, *numbers: int) -> None:
+    """Have these nodes be dialled as hubs."""
+    where = Endpoints(hosts=("10.0.0.1",), peer=1, mesh=2, route=3, state=4)
+    hubs = [Hub(id=IDS[n], name="hub", public_key=KEYS[n], endpoints=where, since=NOW) for n in numbers]
+    store.commit(len(store.log), HUBS, encode(HubSet(hubs=tuple(hubs))))
+
+
+async def test_a_demoted_hub_keeps_its_rights_until_it_leaves_the_hubs(book: MemberBook, store: FakeStore) -> None:
+    await book.add(KEYS[0], "shed", "hub", NOW)
+    is_listed(store, 0, 1)
+    await book.set_role(IDS[0], "spoke", NOW + 1)
+    assert book.revocations(NOW + 1) == {}, "it still hands over its state"
+    store.commit(len(store.log), LEASE, encode(Lease(holder=IDS[1], term=7, beat=0, seconds=15)))
+    assert await refusal(book.end_hub(IDS[0], NOW + 5, term=6)) == "not_leader"
+    await book.end_hub(IDS[0], NOW + 5, term=7)
+    await book.end_hub(IDS[0], NOW + 9, term=7)
+    assert book.revocations(NOW + 9) == {KEYS[0]: NOW + 5}, "what it was given since is not refused by a second try"
+    assert book.revocations(NOW + 49 * 3600) == {}
+    await book.revoke(IDS[0], NOW + 20)
+    assert book.revocations(NOW + 20) == {KEYS[0]: NOW + 20}
+
+
+async def test_one_that_was_to_be_a_hub_and_never_was_dialled_loses_a_hubs_rights_at_once(book: MemberBook) -> None:
+    await book.add(KEYS[0], "shed", "hub", NOW)
+    await book.add(KEYS[1], "attic", "spoke", NOW)
+    for node in IDS[:2]:
+        await book.set_role(node, "spoke", NOW + 1)
+    assert book.revocations(NOW + 1) == {KEYS[0]: NOW + 1}, "a spoke had none to lose"
+
+
+async def test_a_hub_that_is_promoted_again_is_let_in_with_what_it_has(book: MemberBook, store: FakeStore) -> None:
+    await book.add(KEYS[0], "shed", "hub", NOW)
+    await book.set_role(IDS[0], "spoke", NOW + 1)
+    await book.set_role(IDS[0], "hub", NOW + 2)
+    assert book.revocations(NOW + 2) == {}
+    store.commit(len(store.log), LEASE, encode(Lease(holder=IDS[1], term=7, beat=0, seconds=15)))
+    await book.end_hub(IDS[0], NOW + 3, term=7)
+    assert book.revocations(NOW + 3) == {}, "it was promoted before the leader took it off"
 
 
 async def test_a_role_is_checked_at_the_revision_of_the_write(store: FakeStore) -> None:
@@ -100,16 +141,16 @@ async def test_a_role_is_checked_at_the_revision_of_the_write(store: FakeStore) 
         if sum(member.role == "hub" for member in books.all()) < 2:
             raise FelloeError("quorum_at_risk", "the last one")
 
-    await book.set_role(IDS[0], "spoke", check=lambda _: leaves_one(book))
+    await book.set_role(IDS[0], "spoke", NOW, check=lambda _: leaves_one(book))
     other = MemberBook(late)
-    assert await refusal(other.set_role(IDS[1], "spoke", check=lambda _: leaves_one(other))) == "quorum_at_risk"
+    assert await refusal(other.set_role(IDS[1], "spoke", NOW, check=lambda _: leaves_one(other))) == "quorum_at_risk"
 
 
 async def test_a_write_of_an_old_leader_is_refused(book: MemberBook, store: FakeStore) -> None:
     await book.add(KEYS[0], "shed", "spoke", NOW)
     store.commit(len(store.log), LEASE, encode(Lease(holder=IDS[1], term=7, beat=0, seconds=15)))
-    assert await refusal(book.set_role(IDS[0], "hub", term=6)) == "not_leader"
-    assert (await book.set_role(IDS[0], "hub", term=7)).role == "hub"
+    assert await refusal(book.set_role(IDS[0], "hub", NOW, term=6)) == "not_leader"
+    assert (await book.set_role(IDS[0], "hub", NOW, term=7)).role == "hub"
 
 
 async def test_the_network_is_bounded_exactly_also_when_two_hubs_add_at_once(
@@ -144,5 +185,5 @@ async def test_a_row_under_another_id_is_refused(book: MemberBook, store: FakeSt
 
 async def test_a_row_of_an_older_version_reads_as_one_that_may_be_a_hub(book: MemberBook, store: FakeStore) -> None:
     member = await book.add(KEYS[0], "shed", "spoke", NOW)
-    store.commit(1, f"member.{IDS[0]}", encode(member).replace(b',"never_hub":false', b""))
+    store.commit(1, f"member.{IDS[0]}", encode(member).replace(b',"never_hub":false,"demoted_at":0.0', b""))
     assert book.find(IDS[0]) == member

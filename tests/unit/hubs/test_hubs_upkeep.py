@@ -9,7 +9,7 @@ from felloe.domain.errors import FelloeError
 from felloe.hubs.changes import HubChanges
 from felloe.hubs.lease import Leadership
 from felloe.hubs.members import MemberBook
-from felloe.hubs.records import HUBS, NEXT, HubSet, Next, decode, encode
+from felloe.hubs.records import HUBS, MEMBER, NEXT, HubSet, Next, decode, encode
 from hubs_fakes import FakeLeadership, FakeNode, HubHouse, settle
 
 
@@ -167,6 +167,18 @@ async def test_a_stable_node_takes_a_hubs_place_before_the_state_shrinks() -> No
     await house.live(1000)
     await owner.demote(house.nodes[2])
     assert [len(hubs) for hubs in house.moves] == [3, 3]
+
+
+async def test_a_demoted_hub_loses_its_rights_just_before_it_leaves_the_hubs() -> None:
+    house, owner = await three_hubs(3)
+    left, members = house.nodes[2], house.upkeep(house.nodes[0]).members
+    begun = len(house.store.log)
+    await owner.demote(left)
+    keys = [key for key, _ in house.store.log[begun:] if key in (HUBS, MEMBER + left.id)]
+    assert keys == [MEMBER + left.id, MEMBER + left.id, HUBS], "asked for; then, once the state has moved, carried out"
+    assert list(members.revocations(house.now)) == [left.public_key]
+    await owner.promote(left)
+    assert members.revocations(house.now) == {}
 
 
 async def test_the_leader_resigns_before_it_is_demoted() -> None:
@@ -368,7 +380,7 @@ async def test_it_runs_with_a_real_lease() -> None:
     leadership = Leadership(
         state, house.nodes[0].id, clock=lambda: house.now, wants=upkeep.fit_to_lead, random=random.Random(1).random
     )
-    await MemberBook(state).set_role(house.nodes[1].id, "hub")
+    await MemberBook(state).set_role(house.nodes[1].id, "hub", house.now)
     tasks = [asyncio.create_task(leadership.run()), asyncio.create_task(upkeep.run(leadership))]
     async with asyncio.timeout(10):
         while house.hubs() != names(1, 2):
@@ -383,13 +395,13 @@ async def test_a_hub_that_is_promoted_again_while_it_is_being_removed_stays() ->
     owner = Owner(house, house.nodes[0])
     await owner.promote(house.nodes[1])
     leader, other = house.upkeep(house.nodes[0]), house.upkeep(house.nodes[1])
-    await leader.members.set_role(house.nodes[1].id, "spoke")
+    await leader.members.set_role(house.nodes[1].id, "spoke", house.now)
     state = house.states[house.nodes[0].id]
     state.held = True
     removal = asyncio.create_task(leader.step(FakeLeadership(house, house.nodes[0].id)))  # type: ignore[arg-type]
     await settle()
     assert state.waiting
-    await other.members.set_role(house.nodes[1].id, "hub")
+    await other.members.set_role(house.nodes[1].id, "hub", house.now)
     state.held = False
     state.release()
     await removal

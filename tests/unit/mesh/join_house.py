@@ -17,15 +17,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from felloe.domain.ids import NodeId, id_from_public_key
 from felloe.domain.roster import Role
+from felloe.hubs.invitations import InvitationBook
+from felloe.hubs.members import MemberBook
 from felloe.mesh.authority import NetworkAuthority
 from felloe.mesh.certificates import client_context, server_context
-from felloe.mesh.invitations import Invitations
 from felloe.mesh.join_client import Welcomed, join
 from felloe.mesh.join_service import HubAddresses, JoinService, ThisHub
 from felloe.mesh.join_token import Address, JoinToken, write_token
-from felloe.mesh.membership import MemberList
 from felloe.mesh.rotation import Keys, found
 from felloe.mesh.trust import Trust
+from hubs_fakes import FakeState, FakeStore
 
 VERSION = "0.1.0"
 
@@ -42,10 +43,6 @@ def b64(data: bytes) -> str:
     return b64encode(data).decode()
 
 
-def nothing(data: bytes) -> None:
-    """A store for tests that need none."""
-
-
 @dataclass
 class Clock:
     offset: float = 0.0
@@ -59,13 +56,16 @@ class Hub:
     """What a hub's join service works with; `replace` gives it other keys while it serves."""
 
     keys: Keys = field(default_factory=lambda: found(time.time()))
-    invitations: Invitations = field(default_factory=lambda: Invitations(nothing))
-    members: MemberList = field(default_factory=lambda: MemberList(nothing))
+    state: FakeState = field(default_factory=lambda: FakeState(FakeStore()))
     clock: Clock = field(default_factory=Clock)
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     port: int = 0
     received: list[bytes] = field(default_factory=list[bytes])
     certify: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.invitations = InvitationBook(self.state)
+        self.members = MemberBook(self.state)
 
     @property
     def authority(self) -> NetworkAuthority:
@@ -83,10 +83,10 @@ class Hub:
         self.keys = keys
         self.certify()
 
-    def token(
+    async def token(
         self, *, uses: int = 1, seconds: float = 3600, role: Role = "spoke", via: tuple[Address, ...] = ()
     ) -> str:
-        invitation, secret = self.invitations.invite(role, uses, seconds, self.clock())
+        invitation, secret = await self.invitations.invite(role, uses, seconds, self.clock())
         return write_token(JoinToken(via or (self.address,), self.trust.pin, invitation.id, secret))
 
     def client(self) -> httpx.AsyncClient:
@@ -97,7 +97,7 @@ class Hub:
 
     async def join(self, key: Ed25519PrivateKey | None = None, role: Role = "spoke") -> Welcomed:
         """A new member."""
-        return await join_with(self.token(role=role), key)
+        return await join_with(await self.token(role=role), key)
 
 
 @asynccontextmanager

@@ -20,7 +20,6 @@ from felloe.mesh.certificate_requests import key_of_request, make_request
 from felloe.mesh.certificates import check_node_chain, pem, read_chain
 from felloe.mesh.credentials import Credential
 from felloe.mesh.failure_limiter import FailureLimiter
-from felloe.mesh.membership import MemberList
 from felloe.mesh.rotation import Keys, found, rotate, rotate_root
 
 NOW = time.time()
@@ -291,25 +290,6 @@ def test_a_subject_has_plain_parts(name: str) -> None:
     for spell in (permissions.hub_service, permissions.state):
         with pytest.raises(ValueError, match="subject"):
             spell(name)
-
-
-async def test_members_are_kept_removed_for_good_and_bounded() -> None:
-    stored: list[bytes] = []
-    members = MemberList(stored.append)
-    first = await members.add(RAW, "shed", "spoke", NOW)
-    assert (await members.add(RAW, "barn", "spoke", NOW + 5)).joined_at == NOW
-    assert members.revocations(NOW) == {}
-    await members.leave(first.id, NOW + 10)
-    again = MemberList(stored.append, stored=stored[-1])
-    assert again.is_revoked(first.id)
-    assert again.revocations(NOW + 20) == {RAW: NOW + 10}
-    assert again.revocations(NOW + 49 * 3600) == {}, "no token can be that old"
-    with pytest.raises(FelloeError, match="removed"):
-        await again.add(RAW, "shed", "spoke", NOW + 20)
-    with pytest.raises(FelloeError, match="not_found"):
-        again.revoke(NodeId("b" * 26), NOW)
-    with pytest.raises(FelloeError, match="damaged"):
-        MemberList(stored.append, stored=b"{")
 
 
 def test_an_address_waits_after_many_failures_and_its_neighbours_do_not() -> None:

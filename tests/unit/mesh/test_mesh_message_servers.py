@@ -149,7 +149,9 @@ async def test_a_hub_that_was_removed_is_cut_off_by_a_restart_of_the_others(hous
     assert not await crosses(one, two, 3)
 
 
-async def test_standing_subscriptions_hear_other_hubs_after_reloads_whose_account_tokens_are_newer(house: House) -> None:
+async def test_standing_subscriptions_hear_other_hubs_after_reloads_whose_account_tokens_are_newer(
+    house: House,
+) -> None:
     first, second = await house.hub("first"), await house.hub("second")
     first.others, second.others = [second], [first]
     await first.server.reload()

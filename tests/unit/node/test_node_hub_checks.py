@@ -17,7 +17,7 @@ from felloe.node.home import Home
 from felloe.node.hub_checks import clock_finding, hub_ports_finding, hubs_finding, root_finding
 from felloe.node.network_files import NetworkFiles
 from felloe.node.root_operations import EXPORT_NOTE, ExportNote
-from networks import free_pair, free_ports
+from networks import free_ports, free_run
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def home(tmp_path: Path) -> Home:
 
 def config(**settings: Any) -> NodeConfig:
     peer, mesh, route = free_ports(3)
-    given = {"port": peer, "mesh_port": mesh, "route_port": route, "state_port": free_pair()} | settings
+    given = {"port": peer, "mesh_port": mesh, "route_port": route, "state_port": free_run(2)} | settings
     return NodeConfig(peer=PeerConfig(**given))
 
 
