@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LEARN := .venv-learn
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check format model bench chaos e2e lock clean
+.PHONY: help up test check format model bench bench-scale chaos e2e lock clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,11 @@ bench: $(VENV)/dev ## every benchmark beside its peers; takes a while
 	$(BIN)/python benchmarks/gateway.py
 	$(BIN)/python benchmarks/resume.py
 	$(BIN)/python benchmarks/idle.py
+
+SCALE ?= --spokes 100,500,1000
+
+bench-scale: $(VENV)/dev ## what a thousand nodes cost three hubs, and how fast they learn; make bench-scale SCALE="--spokes 100"
+	PYTHONPATH=tests $(BIN)/python benchmarks/scale.py $(SCALE)
 
 $(LEARN)/ready: $(VENV)/core requirements/learn.txt
 	@test -x $(LEARN)/bin/python || $(PYTHON) -m venv $(LEARN)

@@ -24,7 +24,7 @@ from scale_hubs import PARTS, Gateways, Hubs, Use, living
 
 VICTIMS = 3
 SETTLE_SECONDS = 20.0
-CHANGES = 20
+CHANGES = 10
 SEEN_SECONDS = 60.0
 REJOIN_SECONDS = 300.0
 _MARKERS = itertools.count(1)
@@ -71,13 +71,12 @@ class Scene:
 
     def gather(self) -> Figures:
         """Let the crowd join, over HTTPS, one after the other as the hubs take them."""
-        began = time.monotonic()
         shares = [self.spokes // self._processes + (n < self.spokes % self._processes) for n in range(self._processes)]
         self.herds = [self.herd(f"spoke-{number}", share) for number, share in enumerate(shares)]
         for herd in self.herds:
             herd.joined()
-        passed = time.monotonic() - began
         self.complete()
+        passed = max(herd.join_seconds for herd in self.herds)
         return {"seconds": passed, "per_second": self.spokes / passed}
 
     def complete(self, seconds: float = REJOIN_SECONDS) -> tuple[list[float], int]:
@@ -283,6 +282,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every reading there")
     options = parser.parse_args()
     _raise_file_limit()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     results: list[Figures] = []
     routing: Figures = {}
     try:
@@ -291,6 +292,8 @@ def main() -> None:
         results.extend(measure(int(size), options) for size in options.spokes.split(",") if int(size))
     except KeyboardInterrupt:
         say("stopped; what was measured so far:")
+        if not routing:
+            return
     print(f"{machine.describe()}\n\n{scale_routing.table(routing)}")
     results.sort(key=lambda result: result["spokes"])
     if results:

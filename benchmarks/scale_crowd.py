@@ -24,11 +24,13 @@ class Herd:
             start_new_session=True,
         )
         self.ids: list[str] = []
+        self.join_seconds = 0.0
         self.send("join", token=token, names=list(names))
 
     def joined(self) -> None:
         """Wait until all of them have joined."""
-        self.ids = self.receive()["ids"]
+        answer = self.receive()
+        self.ids, self.join_seconds = answer["ids"], answer["seconds"]
 
     def send(self, question: str, /, **arguments: Any) -> None:
         """Ask; `receive` gives the answer."""

@@ -75,6 +75,7 @@ def named(network: Network, name: str) -> NodeProcess:
     return next(node for node in network.nodes if node.name == name)
 
 
+@pytest.mark.slow
 def test_one_hub_becomes_three_under_load_and_nothing_is_lost(own_network: Network) -> None:
     one = own_network.add_serving_spoke("hub-b")
     two = own_network.add_serving_spoke("hub-c")
@@ -186,6 +187,7 @@ def test_a_node_that_was_revoked_while_a_hub_was_away_does_not_get_in_through_it
     assert "thief" not in {member["record"]["name"] for member in away.ask("/members") if member["alive"]}, log
 
 
+@pytest.mark.slow
 def test_a_copied_home_does_not_start_a_second_hub(three_hubs: Network) -> None:
     copy = three_hubs.prepare_spoke("copy")
     for folder in ("keys", "state"):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from felloe.domain.ids import NodeId
 from felloe.mesh.connection import Connection
-from felloe.mesh.permissions import DIGESTS, GONE, LOADS, RECORDS, roster_record
+from felloe.mesh.permissions import DIGESTS, GONE, LOADS, RECORDS, roster_gone, roster_record
 from felloe.mesh.session import Handler, Subscription
 from felloe.mesh.telling_rules import listens
 
@@ -22,7 +22,7 @@ class Listening:
         self._clock = clock
         self._last_told: float | None = None
         self._up_since: float | None = None
-        self._always: list[Subscription] = []
+        self._digests: Subscription | None = None
         self._own: list[Subscription] = []
         self.to_all = True
 
@@ -45,11 +45,8 @@ class Listening:
 
     async def start(self) -> None:
         """Listen, at first to everybody."""
-        self._always = [
-            await self._connection.subscribe(GONE, self._on_message),
-            await self._connection.subscribe(DIGESTS, self._on_digest),
-        ]
-        await self._subscribe(RECORDS, LOADS)
+        self._digests = await self._connection.subscribe(DIGESTS, self._on_digest)
+        await self._subscribe(GONE, RECORDS, LOADS)
 
     async def settle(self, *, is_hub: bool) -> bool:
         """Listen to whom this node must listen now; whether it listens to all from now on and did not before."""
@@ -60,17 +57,19 @@ class Listening:
             return False
         self.to_all = to_all
         before, self._own = self._own, []
-        # A copy of this node's home shows itself by its records.
-        await self._subscribe(*((RECORDS, LOADS) if to_all else (roster_record(self._this),)))
+        # A copy of this node's home shows itself by its records; a hub that wrongly calls this node gone is answered.
+        own = (roster_record(self._this), roster_gone(self._this))
+        await self._subscribe(*((GONE, RECORDS, LOADS) if to_all else own))
         for subscription in before:
             await subscription.close()
         return to_all
 
     async def close(self) -> None:
         """Listen to nobody."""
-        for subscription in (*self._always, *self._own):
-            await subscription.close()
-        self._always, self._own = [], []
+        for subscription in (self._digests, *self._own):
+            if subscription is not None:
+                await subscription.close()
+        self._digests, self._own = None, []
 
     async def _subscribe(self, *subjects: str) -> None:
         self._own += [await self._connection.subscribe(subject, self._on_message) for subject in subjects]

@@ -16,6 +16,7 @@ from felloe.domain.roster import Load, NodeRecord, Roster
 from felloe.mesh.connection import Connection
 from felloe.mesh.doubles import ENOUGH, Doubles
 from felloe.mesh.permissions import roster_load, roster_record
+from felloe.mesh.roster_hearsay import Hearsay
 from felloe.mesh.roster_listening import Listening
 from felloe.mesh.roster_snapshots import Snapshots
 from felloe.mesh.roster_sync import SERVICE, STANDINGS, RosterSync, page_of
@@ -23,24 +24,20 @@ from felloe.mesh.roster_telling import Telling
 from felloe.mesh.roster_wire import (
     BadRecord,
     Heartbeat,
-    RosterEntry,
     RosterPage,
     RosterRequest,
-    Standing,
-    StandingsPage,
     StandingsRequest,
     check_load,
-    check_standing,
     decode_digest,
     decode_heartbeat,
     decode_record,
     encode_record,
     parse_id,
 )
-from felloe.mesh.rules import Census, Heard, Pulse
+from felloe.mesh.rules import Census, Heard, Pulse, what_counts
 from felloe.mesh.services import HubClient, HubServices
 from felloe.mesh.session import Message
-from felloe.mesh.telling_rules import CROWD, TELL_SECONDS, spacing
+from felloe.mesh.telling_rules import CROWD, spacing
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +54,8 @@ class RosterService:
     """Publishes this node's record and load, keeps the snapshot of all members. Implements `Rosters`.
 
     `sign` signs with the node key. `clock` is monotonic; `wall` is Unix time, asked once: records are issued by the
-    monotonic clock from then on, so that a clock that is set harms nobody. Both in seconds. From `crowd` members on hubs
-    tell the others how everybody stands, and only they listen to all.
+    monotonic clock from then on, so that a clock that is set harms nobody. Both in seconds. From `crowd` members on
+    hubs tell the others how everybody stands, and only they listen to all.
     """
 
     def __init__(
@@ -78,9 +75,6 @@ class RosterService:
         self._clock = clock
         self._issuing_since = wall() - clock()
         self._random = random or Random()  # noqa: S311  only spreads messages
-        self._sync = RosterSync(
-            HubClient(connection), self._take_entry, self._take_standings, clock=clock, random=self._random
-        )
         self._doubles = Doubles(record.started_at)
         self._banned: frozenset[NodeId] = frozenset()
         self._session = 0
@@ -92,6 +86,15 @@ class RosterService:
         self._signed = b""
         self._census = Census(clock())
         self._snapshots = Snapshots(self._this, self._census, clock, wall)
+        self._hearsay = Hearsay(
+            self._this,
+            self._census,
+            self._snapshots,
+            note=self._note,
+            want=self._want,
+            clock=clock,
+        )
+        self._sync = RosterSync(HubClient(connection), self._hearsay, clock=clock, random=self._random)
         self._listening = Listening(connection, self._on_message, self._on_digest, clock)
         self._telling = Telling(connection, self._census, clock=clock, crowd=crowd)
         self._batch: asyncio.TimerHandle | None = None
@@ -102,6 +105,7 @@ class RosterService:
         self._double_callbacks: list[Callable[[NodeRecord], None]] = []
         self._say_record = asyncio.Event()
         self._say_load = asyncio.Event()
+        self._settle = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.set_record(record)
         connection.on_up(self._line_up)
@@ -132,7 +136,7 @@ class RosterService:
 
     def ban(self, nodes: frozenset[NodeId]) -> None:
         """Take nothing from these nodes from now on, and forget what they said; others than these may speak again."""
-        self._banned = nodes - {self._this}
+        self._banned = self._hearsay.banned = nodes - {self._this}
         self._note(self._census.drop(self._banned))
 
     def set_record(self, record: NodeRecord) -> None:
@@ -140,7 +144,7 @@ class RosterService:
         newest = self._issuing_since + self._clock()
         if self._signed:
             newest = max(newest, self._record.issued_at + 0.001)
-        is_old = bool(self._signed) and _what_counts(record) == _what_counts(self._record)
+        is_old = bool(self._signed) and what_counts(record) == what_counts(self._record)
         changed_at = self._record.changed_at if is_old else newest
         record = msgspec.structs.replace(record, id=self._this, issued_at=newest, changed_at=changed_at)
         try:
@@ -262,43 +266,19 @@ class RosterService:
     def _on_digest(self, message: Message) -> None:
         try:
             hub = parse_id(message.subject.partition(".")[2])
-            if hub not in self._banned and hub != self._this:
-                self._hear_digest(hub, message.data)
+            if hub in self._banned or hub == self._this:
+                return
+            if self._is_hub:
+                self._telling.heard(hub)
+                return
+            digest = decode_digest(message.data)
+            self._listening.told()
+            if self._listening.to_all:
+                self._settle.set()
+            self._census.judges_anew(self._clock())
+            self._hearsay.take_digest(digest)
         except BadRecord as error:
             logger.warning("refused %s: %s", message.subject[:80], error)
-
-    def _hear_digest(self, hub: NodeId, data: bytes) -> None:
-        """Believe what a hub tells about all, as far as only a hub can know it; records are signed by their nodes."""
-        if self._is_hub:
-            self._telling.heard(hub)
-            return
-        now = self._clock()
-        digest = decode_digest(data)
-        self._listening.told()
-        self._census.judges_anew(now)
-        heard = [self._hear_news(signed, now) for signed in digest.news]
-        heard += [self._hear_standing(standing, now, in_passing=False) for standing in digest.changes]
-        heard += [self._hear_standing(standing, now, in_passing=True) for standing in digest.in_passing]
-        self._note(_together(heard))
-
-    def _hear_news(self, signed: bytes, now: float) -> Heard:
-        try:
-            record = decode_record(signed)
-        except BadRecord as error:
-            logger.warning("refused a record in a hub's digest: %s", error)
-            return Heard()
-        if record.id == self._this or record.id in self._banned:
-            return Heard()
-        return self._census.hear_news(record, signed, now)
-
-    def _hear_standing(self, standing: Standing, now: float, *, in_passing: bool) -> Heard:
-        node = NodeId(standing.id)
-        if node == self._this or node in self._banned:
-            return Heard()
-        if in_passing and self._census.lacks_record(standing):
-            self._sync.want(node)
-        self._snapshots.seen(node)
-        return self._census.hear_standing(standing, now, in_passing=in_passing)
 
     def _introduce(self) -> None:
         """A hub has just started and must know everybody, to tell newcomers; not all speak at the same moment."""
@@ -307,7 +287,10 @@ class RosterService:
 
     async def _sweep_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await self._settle.wait()
+            self._settle.clear()
             now = self._clock()
             self._refresh_load()
             self._census.hear_load(self._this, self._load, now)
@@ -393,7 +376,7 @@ class RosterService:
     async def _tell_all_for_ever(self) -> None:
         """On a hub of a large network: tell everybody how all stand."""
         while True:
-            await asyncio.sleep(TELL_SECONDS if self._is_hub else HEARTBEAT_SECONDS)
+            await self._telling.wait()
             if self._is_hub:
                 await self._telling.tell()
             else:
@@ -411,53 +394,11 @@ class RosterService:
         heartbeat = Heartbeat(self._load, self._record.issued_at, self._session, self._record.started_at)
         return roster_load(self._this), msgspec.msgpack.encode(heartbeat)
 
-    # What hubs tell newcomers
-
-    def _take_entry(self, entry: RosterEntry) -> NodeId:
-        """Believe a hub's entry as far as the node itself signed it; the entry's id, or '' when it is refused."""
-        try:
-            record = decode_record(entry.signed)
-            check_load(entry.load)
-        except BadRecord as error:
-            logger.warning("refused an entry of a hub's roster: %s", error)
-            return NodeId("")
-        if record.id != self._this and record.id not in self._banned:
-            silence = None if entry.silence is None else max(entry.silence, 0.0)
-            self._note(self._census.hear_of(record, entry.signed, entry.load, silence, self._clock()))
-        return record.id
-
-    def _take_standings(self, page: StandingsPage) -> None:
-        now = self._clock()
-        heard: list[Heard] = []
-        for standing in page.standings:
-            try:
-                check_standing(standing)
-            except BadRecord as error:
-                logger.warning("refused a standing of a hub's page: %s", error)
-                continue
-            if NodeId(standing.id) not in self._banned and self._census.lacks_record(standing):
-                self._sync.want(NodeId(standing.id))
-            heard.append(self._hear_standing(standing, now, in_passing=False))
-        self._note(_together(heard))
+    def _want(self, node: NodeId) -> None:
+        self._sync.want(node)
 
     async def _page(self, request: RosterRequest) -> RosterPage:
         return page_of(self._census, request, self._clock())
-
-
-def _what_counts(record: NodeRecord) -> NodeRecord:
-    """A record without what changes all the time: when it was issued, and how much memory is free."""
-    gpus = tuple(msgspec.structs.replace(gpu, memory_free=0) for gpu in record.hardware.gpus)
-    hardware = msgspec.structs.replace(record.hardware, memory_available=0, gpus=gpus)
-    return msgspec.structs.replace(record, issued_at=0, changed_at=0, hardware=hardware)
-
-
-def _together(heard: list[Heard]) -> Heard:
-    """What came of several messages, as of one."""
-    return Heard(
-        tuple(node for each in heard for node in each.changed),
-        tuple(node for each in heard for node in each.lost),
-        tuple(node for each in heard for node in each.moved),
-    )
 
 
 def _call_all(callbacks: Sequence[Callable[[T], None]], argument: T) -> None:

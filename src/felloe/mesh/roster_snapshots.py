@@ -18,7 +18,8 @@ class Snapshots:
         self._census = census
         self._clock = clock
         self._wall = wall
-        self._roster = Roster(this, MappingProxyType({}), 0)
+        self._members: dict[NodeId, Member] = {}
+        self._roster = Roster(this, MappingProxyType(self._members), 0)
         self._built = clock()
         self._dirty: set[NodeId] = set()
         self._seen: set[NodeId] = set()
@@ -41,7 +42,7 @@ class Snapshots:
         """A new snapshot with every change."""
         now = self._built = self._clock()
         wall = self._wall()
-        members = dict(self._roster.members)
+        members = self._members.copy()
         for node in self._dirty | self._seen:
             known = self._census.known.get(node)
             if known is None:
@@ -51,5 +52,6 @@ class Snapshots:
                 members[node] = Member(record=known.record, load=known.load, alive=known.alive, seen_at=seen_at)
         self._dirty.clear()
         self._seen.clear()
+        self._members = members
         self._roster = Roster(self._this, MappingProxyType(members), self._roster.version + 1)
         return self._roster

@@ -1,14 +1,15 @@
 """What a node asks a hub about the others, because it has not heard it from themselves; and what the hub answers.
 
 A newcomer asks for everybody. Later a node asks only for those whose heartbeats name a record that it lacks, and not
-again soon for the same one: what nobody can give it, or what it refused, must not make it ask for ever. A node that does
-not listen to the others asks, when its line stands again, how they stand.
+again soon for the same one: what nobody can give it, or what it refused, must not make it ask for ever. A node that
+does not listen to the others asks, when its line stands again, how they stand.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 from random import Random
+from typing import Protocol
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
@@ -34,23 +35,24 @@ AGAIN_SECONDS = 10.0
 MAX_PAGES = 10_000
 
 
-class RosterSync:
-    """Asks until it is answered. `take` gets each entry of a page of records and returns its id, '' when it was refused;
-    `take_standings` gets each page of standings.
-    """
+class Answers(Protocol):
+    """Who takes what a hub answers."""
 
-    def __init__(
-        self,
-        hubs: HubClient,
-        take: Callable[[RosterEntry], NodeId],
-        take_standings: Callable[[StandingsPage], None],
-        *,
-        clock: Callable[[], float],
-        random: Random,
-    ) -> None:
+    def take_entry(self, entry: RosterEntry) -> NodeId:
+        """An entry of a page of records; its id, '' when it was refused."""
+        ...
+
+    def take_standings(self, page: StandingsPage) -> None:
+        """A page of standings."""
+        ...
+
+
+class RosterSync:
+    """Asks until it is answered."""
+
+    def __init__(self, hubs: HubClient, answers: Answers, *, clock: Callable[[], float], random: Random) -> None:
         self._hubs = hubs
-        self._take = take
-        self._take_standings = take_standings
+        self._answers = answers
         self._clock = clock
         self._random = random
         self._wake = asyncio.Event()
@@ -115,7 +117,7 @@ class RosterSync:
             page = await self._hubs.ask(SERVICE, RosterRequest(after, some), RosterPage)
             before = after
             for entry in page.entries:
-                after = max(after, self._take(entry))
+                after = max(after, self._answers.take_entry(entry))
             if not page.more or after == before:
                 return
 
@@ -123,7 +125,7 @@ class RosterSync:
         after = ""
         for _ in range(MAX_PAGES):
             page = await self._hubs.ask(STANDINGS, StandingsRequest(after), StandingsPage)
-            self._take_standings(page)
+            self._answers.take_standings(page)
             before, after = after, max((standing.id for standing in page.standings), default=after)
             if not page.more or after <= before:
                 return

@@ -4,6 +4,8 @@ The hubs share the members among them. Besides what is new, each tells of all me
 node, or another hub, has missed.
 """
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -17,7 +19,7 @@ from felloe.mesh.connection import Connection
 from felloe.mesh.permissions import digest as digest_subject
 from felloe.mesh.roster_wire import MAX_PAGE_BYTES, Digest, Standing, StandingsPage, StandingsRequest
 from felloe.mesh.rules import Census, Known
-from felloe.mesh.telling_rules import FRESH_SECONDS, PASS_SECONDS, TOLD_SECONDS, teller_of, tells
+from felloe.mesh.telling_rules import FRESH_SECONDS, PASS_SECONDS, TELL_SECONDS, TOLD_SECONDS, teller_of, tells
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Telling:
         self._clock = clock
         self._crowd = crowd
         self._tells = False
+        self._something_new = asyncio.Event()
         self._others: dict[NodeId, float] = {}
         self._new: dict[NodeId, None] = {}
         self._news: dict[NodeId, None] = {}
@@ -61,6 +64,8 @@ class Telling:
         """Something about these members may be new."""
         if self._tells:
             self._new.update(dict.fromkeys(nodes))
+            if self._new:
+                self._something_new.set()
 
     def heard(self, hub: NodeId) -> None:
         """Another hub tells, too."""
@@ -73,8 +78,16 @@ class Telling:
         self._news.clear()
         self._summaries.clear()
 
+    async def wait(self) -> None:
+        """Return when there may be something to tell: what is new is told at once, but not again at once."""
+        await asyncio.sleep(TELL_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PASS_SECONDS):
+                await self._something_new.wait()
+        self._something_new.clear()
+
     async def tell(self) -> None:
-        """Tell what has gathered, if this network is large; call it every `TELL_SECONDS`."""
+        """Tell what has gathered, if this network is large."""
         was, self._tells = self._tells, tells(len(self._census.known), self._crowd, told_before=self._tells)
         if not self._tells:
             self.cease()
@@ -82,6 +95,8 @@ class Telling:
         if not was:
             self.note(self._census.known)
         digest = self.next_digest(self._clock())
+        if self._new or self._news:
+            self._something_new.set()
         if digest is not None:
             try:
                 await self._connection.publish(digest_subject(self._this), msgspec.msgpack.encode(digest))

@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from felloe.domain.ids import NodeId
 from felloe.domain.roster import Load, NodeRecord
 from felloe.mesh.roster_wire import Standing
@@ -246,6 +248,13 @@ class Census:
             return NOTHING
         known.alive = True
         return Heard((known.record.id,))
+
+
+def what_counts(record: NodeRecord) -> NodeRecord:
+    """A record without what changes all the time: when it was issued, and how much memory is free."""
+    gpus = tuple(replace(gpu, memory_free=0) for gpu in record.hardware.gpus)
+    hardware = replace(record.hardware, memory_available=0, gpus=gpus)
+    return replace(record, issued_at=0, changed_at=0, hardware=hardware)
 
 
 def _is_silent(known: Known, now: float) -> bool:

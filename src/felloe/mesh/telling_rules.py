@@ -16,7 +16,7 @@ CROWD = 64
 TELL_SECONDS = 0.25
 PASS_SECONDS = 1.0
 TOLD_SECONDS = 5.0
-GRACE_SECONDS = 10.0
+LISTEN_SECONDS = 15.0
 SHORTEST_SECONDS = 0.05
 MESSAGES_PER_SECOND = 2000
 FRESH_SECONDS = 30.0
@@ -41,10 +41,11 @@ def listens(now: float, *, last_told: float | None, up_since: float | None, list
     """Whether a node that is no hub must listen to all others itself, because no hub tells it how they stand.
 
     When its line has just come up again, hubs are given time: perhaps they have just started, too, and all nodes wait
-    for them at this moment. Without any line nothing changes.
+    for them at this moment. Without any line nothing changes. Listening to all is dear, and a node that is too busy to
+    hear what it is told must not make itself busier, so it takes long silence.
     """
-    if last_told is not None and now - last_told < TOLD_SECONDS:
+    if last_told is not None and now - last_told < LISTEN_SECONDS:
         return False
     if up_since is None:
         return listens_now
-    return last_told is None or now - up_since >= GRACE_SECONDS
+    return last_told is None or now - up_since >= LISTEN_SECONDS

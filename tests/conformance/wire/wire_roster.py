@@ -12,10 +12,15 @@ from felloe.domain.models import Model
 from felloe.domain.roster import Load, NodeRecord, Replica
 from felloe.mesh import permissions
 from felloe.mesh.roster_wire import (
+    Digest,
     Heartbeat,
     RosterEntry,
     RosterPage,
     RosterRequest,
+    Standing,
+    StandingsPage,
+    StandingsRequest,
+    decode_digest,
     decode_heartbeat,
     decode_record,
     encode_record,
@@ -108,6 +113,29 @@ def _grow_page(content: Any) -> None:
     content.append("new")
 
 
+def _standings() -> list[Standing]:
+    alive = Standing(NODE, 1_789_999_000.25, ISSUED_AT, 3, True, 0.5, LOAD)
+    return [alive, Standing(NODE, 1_789_999_000.25, ISSUED_AT, 3, False, 2.5, Load())]
+
+
+def _read_digest(data: bytes) -> Any:
+    digest = decode_digest(data)
+    news = [decode_record(signed) for signed in digest.news]
+    return {"changes": digest.changes, "in_passing": digest.in_passing, "news": news}
+
+
+def _grow_digest(content: Any) -> None:
+    content[0][0][6].append("new")
+    content[0][0].append("new")
+    content[2][0] = _newer_record(content[2][0])
+    content.append("new")
+
+
+def _grow_standings(content: Any) -> None:
+    content[0][0].append("new")
+    content.append("new")
+
+
 def _unsigned(content: Any) -> None:
     record = msgspec.msgpack.decode(content[0])
     record["name"] = "cellar"
@@ -126,6 +154,7 @@ def _subjects() -> bytes:
             "service": permissions.hub_service("roster"),
             "state": permissions.state("keys"),
             "command": permissions.command(NODE, "drain"),
+            "digest": permissions.digest(NODE),
         }
     )
 
@@ -164,5 +193,23 @@ CASES = [
         ),
         _read_page,
         grow=changed(_grow_page),
+    ),
+    Case(
+        "roster-digest",
+        lambda: msgspec.msgpack.encode(Digest(_standings(), _standings()[:1], [_signed()])),
+        _read_digest,
+        grow=changed(_grow_digest),
+    ),
+    Case(
+        "roster-standings-question",
+        lambda: msgspec.msgpack.encode(StandingsRequest(NODE)),
+        lambda data: msgspec.msgpack.decode(data, type=StandingsRequest),
+        grow=longer,
+    ),
+    Case(
+        "roster-standings",
+        lambda: msgspec.msgpack.encode(StandingsPage(_standings(), True)),
+        lambda data: msgspec.msgpack.decode(data, type=StandingsPage),
+        grow=changed(_grow_standings),
     ),
 ]

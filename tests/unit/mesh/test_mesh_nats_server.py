@@ -156,6 +156,7 @@ OTHER = NodeId("b" * 26)
         permissions.roster_record(OTHER),
         permissions.roster_load(OTHER),
         permissions.roster_gone(OTHER),
+        permissions.digest(OTHER),
         permissions.state("plan"),
         permissions.inbox(OTHER) + ".1",
         f"node.{OTHER}.other",
@@ -208,16 +209,25 @@ async def test_a_spoke_may_do_all_of_its_own_work(hub: Hub) -> None:
         permissions.flow(spoke.id),
         permissions.inbox(spoke.id) + ".>",
         permissions.ROSTER,
+        permissions.RECORDS,
+        permissions.LOADS,
+        permissions.GONE,
+        permissions.DIGESTS,
         permissions.state("plan"),
     ):
         assert not await denied(hub, spoke, subscribe=subject), subject
 
 
 async def test_a_hub_may_do_its_duties(hub: Hub) -> None:
-    for subject in (permissions.roster_gone(OTHER), permissions.state("plan")):
+    for subject in (permissions.roster_gone(OTHER), permissions.digest(hub.node.id), permissions.state("plan")):
         assert not await denied(hub, hub.node, publish=subject)
     assert not await denied(hub, hub.node, subscribe=permissions.hub_service("roster"))
-    for subject in (permissions.roster_record(OTHER), permissions.inbox(OTHER) + ".1", permissions.account_update("A")):
+    for subject in (
+        permissions.roster_record(OTHER),
+        permissions.digest(OTHER),
+        permissions.inbox(OTHER) + ".1",
+        permissions.account_update("A"),
+    ):
         assert await denied(hub, hub.node, publish=subject)
 
 

@@ -177,8 +177,7 @@ async def test_a_node_that_was_cut_off_asks_how_all_stand(boxes: list[Box]) -> N
     await until(lambda: len(alive(cut)) == 5, 3)
 
 
-async def test_a_node_learns_of_a_record_that_it_has_missed(boxes: list[Box], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telling_rules, "CLEARLY_LATER_SECONDS", 0.0, raising=False)
+async def test_a_node_learns_of_a_record_that_it_has_missed(boxes: list[Box]) -> None:
     rosters = await crowd(boxes)
     rosters[1]._census.drop([boxes[2].id])
     await until(lambda: boxes[2].id in alive(rosters[1]))
@@ -188,8 +187,7 @@ async def test_a_node_listens_itself_when_no_hub_tells_any_more(
     boxes: list[Box], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rosters = await crowd(boxes)
-    monkeypatch.setattr(telling_rules, "TOLD_SECONDS", 1.0)
-    monkeypatch.setattr(telling_rules, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(telling_rules, "LISTEN_SECONDS", 2.0)
     lost: list[NodeId] = []
     rosters[1].on_loss(lost.append)
     await boxes[0].close()
@@ -381,8 +379,8 @@ def test_who_was_told_gives_hubs_time_before_it_listens_itself() -> None:
     assert listens(0.0, None, None, True)
     assert listens(100.0, None, 99.0)
     assert not listens(100.0, 99.0, 0.0)
-    assert listens(100.0, 90.0, 0.0)
-    assert not listens(100.0, 90.0, 98.0), "its line has just come up"
+    assert listens(100.0, 80.0, 0.0)
+    assert not listens(100.0, 80.0, 98.0), "its line has just come up"
     assert not listens(100.0, 10.0, None), "without a line nothing changes"
 
 
