@@ -219,10 +219,14 @@ def measure(spokes: int, options: argparse.Namespace) -> Figures:
         for what in ("load", "record"):
             say(f"  a change of a {what} goes round")
             figures[what] = stage.dissemination(what)
-        figures["killed"] = stage.death(signal.SIGKILL)
-        figures["frozen"] = stage.death(signal.SIGSTOP)
+            say(f"  {_seconds(figures[what])} s")
+        for what, number in (("killed", signal.SIGKILL), ("frozen", signal.SIGSTOP)):
+            figures[what] = stage.death(number)
+            say(f"  spokes know after {_seconds(figures[what]['spokes'])} s, hubs {_seconds(figures[what]['hubs'])} s")
         say("  SIGKILL to every hub")
         figures["rejoin"] = stage.rejoin()
+        for what in ("lines", "everybody"):
+            say(f"  {what}: {_seconds(figures['rejoin'][what])} s")
     return figures
 
 

@@ -61,14 +61,29 @@ class Load:
                 self.pauses.append(longest)
 
 
-@pytest.fixture
-def three_hubs(own_network: Network) -> Iterator[Network]:
+def with_three_hubs(network: Network) -> Network:
     """Three hubs, two of which serve the model, and a spoke without one."""
-    one = own_network.add_serving_spoke("hub-b")
-    two = own_network.add_serving_spoke("hub-c")
-    own_network.add_spoke("empty")
-    own_network.promote(one, two)
-    return own_network
+    one = network.add_serving_spoke("hub-b")
+    two = network.add_serving_spoke("hub-c")
+    network.add_spoke("empty")
+    network.promote(one, two)
+    return network
+
+
+@pytest.fixture(scope="module")
+def mended_hubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """Three hubs for tests that leave them as whole as they found them."""
+    network = Network(tmp_path_factory.mktemp("hubs"))
+    try:
+        yield with_three_hubs(network.start_hub())
+    finally:
+        network.close()
+
+
+@pytest.fixture
+def three_hubs(own_network: Network) -> Network:
+    """Three hubs that the test may break."""
+    return with_three_hubs(own_network)
 
 
 def named(network: Network, name: str) -> NodeProcess:
@@ -100,9 +115,9 @@ def test_one_hub_becomes_three_under_load_and_nothing_is_lost(own_network: Netwo
     assert len(keys) > 1
 
 
-def test_killing_the_leading_hub_under_load_loses_no_request(three_hubs: Network) -> None:
-    leader = named(three_hubs, wait_for("a leader", three_hubs.hub.leader))
-    survivors = [node for node in three_hubs.nodes if node is not leader]
+def test_killing_the_leading_hub_under_load_loses_no_request(mended_hubs: Network) -> None:
+    leader = named(mended_hubs, wait_for("a leader", mended_hubs.hub.leader))
+    survivors = [node for node in mended_hubs.nodes if node is not leader]
     with Load(survivors) as load:
         leader.kill()
         before = load.answered
@@ -113,21 +128,24 @@ def test_killing_the_leading_hub_under_load_loses_no_request(three_hubs: Network
     watcher = next(node for node in survivors if node.name != "empty")
     wait_for("another leader", lambda: watcher.leader() not in (None, leader.name))
     watcher.run("key", "create", "afterwards")
+    leader.start("up").wait_until_up()
+    everyone = {node.name for node in mended_hubs.running()}
+    wait_for("all to see all", lambda: all(node.sees(alive=everyone) for node in mended_hubs.running()))
 
 
-def test_without_any_hub_each_node_answers_its_own_machine(three_hubs: Network) -> None:
-    serving = three_hubs.add_serving_spoke("serving")
+def test_without_any_hub_each_node_answers_its_own_machine(mended_hubs: Network) -> None:
+    serving = mended_hubs.add_serving_spoke("serving")
     for hub in ("hub", "hub-b", "hub-c"):
-        named(three_hubs, hub).kill()
+        named(mended_hubs, hub).kill()
     answer = serving.client().chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=8)
     assert answer.choices[0].message.content
     wait_for("the spoke to tell", lambda: not serving.ask("/status")["connected"])
     assert "no hub" in serving.run("ps").stdout
     for hub in ("hub", "hub-b", "hub-c"):
-        named(three_hubs, hub).start("up")
+        named(mended_hubs, hub).start("up")
     wait_for("the spoke to be back", lambda: serving.ask("/status")["connected"])
     wait_for(
-        "the hubs to write", lambda: named(three_hubs, "hub-b").run("key", "create", "x", check=False).returncode == 0
+        "the hubs to write", lambda: named(mended_hubs, "hub-b").run("key", "create", "x", check=False).returncode == 0
     )
 
 
@@ -140,8 +158,8 @@ def test_a_hub_that_was_away_takes_up_what_it_missed(three_hubs: Network) -> Non
     wait_for("the key on the hub that was away", lambda: made in {key["id"] for key in away.ask("/keys") or []})
 
 
-def test_a_revoked_node_is_out_within_a_second_though_it_hammers(three_hubs: Network) -> None:
-    thief = three_hubs.add_spoke("thief")
+def test_a_revoked_node_is_out_within_a_second_though_it_hammers(mended_hubs: Network) -> None:
+    thief = mended_hubs.add_spoke("thief")
     wait_for("replicas for the thief", lambda: thief.replicas_of(MODEL))
     client = thief.client()
     answered: list[float] = []
@@ -159,7 +177,7 @@ def test_a_revoked_node_is_out_within_a_second_though_it_hammers(three_hubs: Net
     for one in hammers:
         one.start()
     wait_for("the hammering", lambda: len(answered) > 20)
-    named(three_hubs, "hub-b").run("revoke", "thief", "--yes")
+    named(mended_hubs, "hub-b").run("revoke", "thief", "--yes")
     revoked_at = time.monotonic()
     wait_for("two seconds", lambda: time.monotonic() > revoked_at + 2)
     over.set()
@@ -170,7 +188,7 @@ def test_a_revoked_node_is_out_within_a_second_though_it_hammers(three_hubs: Net
         "the thief to vanish",
         lambda: all(
             "thief" not in {member["record"]["name"] for member in node.ask("/members") or []}
-            for node in three_hubs.running()
+            for node in mended_hubs.running()
             if node is not thief
         ),
     )

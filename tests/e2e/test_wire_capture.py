@@ -1,7 +1,7 @@
 """Neither the message server nor the wire nor any file ever holds a prompt or an answer, even at DEBUG logging.
 
-A recorder with the hub's own certificate stands between the asking spoke and the message server: it sees, after TLS,
-exactly what the server sees. The raw bytes of all loopback traffic are recorded too where the test may do that.
+A recorder with the hub's own certificate stands between the spokes and the message server: it sees, after TLS, exactly
+what the server sees. The raw bytes of all loopback traffic are recorded too where the test may do that.
 """
 
 import contextlib
@@ -12,26 +12,29 @@ import ssl
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from felloe.mesh.certificates import client_context, hub_tls_name
 from felloe.mesh.trust import read
-from networks import TINY_MODEL, Network, NodeProcess, free_ports, wait_for
+from networks import Network, NodeProcess
 
 MARK = "zanzibar quetzal"
 CONTENT = f"Write a function that returns {MARK}"
+HUB = "127.0.0.2"
 _READ = 65536
 
 
 class Recorder:
     """A TLS relay in front of the message server that keeps every byte of both directions."""
 
-    def __init__(self, hub: NodeProcess, port: int, target: int, issuers: str, name: str) -> None:
+    def __init__(self, hub: NodeProcess, port: int, issuers: str, name: str) -> None:
         self.seen: list[bytes] = []
-        self._target = target
+        self._target = port
         self._name = name
         self._client = client_context(issuers)
         self._server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -48,9 +51,7 @@ class Recorder:
     def _relay(self, accepted: socket.socket) -> None:
         with contextlib.suppress(OSError):
             near = self._server.wrap_socket(accepted, server_side=True)
-            far = self._client.wrap_socket(
-                socket.create_connection(("127.0.0.1", self._target)), server_hostname=self._name
-            )
+            far = self._client.wrap_socket(socket.create_connection((HUB, self._target)), server_hostname=self._name)
             threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
             self._pump(far, near)
 
@@ -86,32 +87,52 @@ class Sniffer:
         self._socket.close()
 
 
+class Relay:
+    """Passes what comes for a port on to the same port of the hub's own address."""
+
+    def __init__(self, port: int) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._accept, args=(port,), daemon=True).start()
+
+    def _accept(self, port: int) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection((HUB, port))
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError), source, sink:
+            while data := source.recv(_READ):
+                sink.sendall(data)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
 @pytest.fixture
 def spied(tmp_path: Path) -> Iterator[tuple[Network, Recorder]]:
+    """A network whose hub listens at another address than the one it names; in between is the recorder."""
     network = Network(tmp_path, log_level="debug")
-    recorder = None
+    closers: list[Recorder | Relay] = []
     try:
+        settings = tomllib.loads(network.hub.home.config.read_text())
+        settings["peer"]["host"] = HUB
+        network.hub.home.config.write_text(tomli_w.dumps(settings))
         network.start_hub()
-        token = network.invite("--uses", "2")
-        (port,) = free_ports(1)
-        asking = network.prepare_spoke("asking")
-        asking.run("join", "-", "--no-start", stdin=token)
-        path = asking.home.state / "membership.json"
-        membership = json.loads(path.read_text())
-        membership["nats_urls"] = [f"tls://127.0.0.1:{port}"]
-        path.write_text(json.dumps(membership))
+        membership = json.loads((network.hub.home.state / "membership.json").read_text())
+        trusted = read((network.hub.home.state / "trust.json").read_bytes())
         name = hub_tls_name(membership["network"])
-        trusted = read((asking.home.state / "trust.json").read_bytes())
-        recorder = Recorder(network.hub, port, network.peer["mesh_port"], trusted.issuers(time.time()), name)
-        asking.start("up").wait_until_up()
-        serving = network.prepare_spoke("serving")
-        serving.start("join", "-", "--model", str(TINY_MODEL), stdin=token).wait_until_up()
-        wait_for("the model", lambda: asking.replicas_of("tiny-python"))
+        recorder = Recorder(network.hub, network.peer["mesh_port"], trusted.issuers(time.time()), name)
+        closers += [recorder, Relay(network.peer["port"])]
+        network.add_spoke("asking")
+        network.add_serving_spoke("serving")
         yield network, recorder
     finally:
         network.close()
-        if recorder is not None:
-            recorder.close()
+        for opened in closers:
+            opened.close()
 
 
 def ask(node: NodeProcess) -> str:
