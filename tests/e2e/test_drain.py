@@ -138,6 +138,7 @@ def test_a_drained_node_finishes_its_answer_and_nobody_notices(own_network: Netw
     assert not is_draining(asker, drained.name)
 
 
+@pytest.mark.slow
 def test_while_it_drains_its_own_clients_are_answered_by_other_nodes(own_network: Network) -> None:
     asker = own_network.add_spoke("asker")
     first, second = (own_network.add_serving_spoke(name) for name in SERVING)
@@ -158,6 +159,7 @@ def test_while_it_drains_its_own_clients_are_answered_by_other_nodes(own_network
     wait_for("the other to be alone", lambda: second.replicas_of(MODEL) == {second.name}, 10)
 
 
+@pytest.mark.slow
 def test_after_its_time_the_rest_goes_on_elsewhere(own_network: Network) -> None:
     asker = own_network.add_spoke("asker")
     serving = [own_network.add_serving_spoke(name) for name in SERVING]
@@ -184,6 +186,7 @@ def test_a_drain_of_another_node_or_for_no_time_is_refused(network: Network) -> 
     assert asked.ask("/status")["connected"]
 
 
+@pytest.mark.slow
 def test_a_drain_says_which_models_nobody_else_serves(own_network: Network) -> None:
     spoke = own_network.add_serving_spoke("serving-a")
     drained = spoke.run("drain", spoke.name, check=False)

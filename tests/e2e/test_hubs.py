@@ -222,6 +222,7 @@ def test_a_copied_home_does_not_start_a_second_hub(three_hubs: Network) -> None:
     assert three_hubs.hub.ask("/status")["connected"]
 
 
+@pytest.mark.slow
 def test_promotions_that_cannot_be_are_refused_with_the_reason(own_network: Network) -> None:
     gone = own_network.add_spoke("gone")
     own_network.add_spoke("mute").stop()

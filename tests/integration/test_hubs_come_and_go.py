@@ -159,6 +159,7 @@ async def test_a_killed_hub_is_a_short_pause(hubs: PlainHubs, asker: int, answer
 
 
 @WHERE
+@pytest.mark.slow
 async def test_a_frozen_hub_is_a_pause_of_seconds_at_most(hubs: PlainHubs, asker: int, answerer: int) -> None:
     asking, answering = Node(hubs, hubs[asker], slots=0), Node(hubs, hubs[answerer], slots=STREAMS)
     pause = await longest_pause(hubs, signal.SIGSTOP, [asking, answering], asking)
