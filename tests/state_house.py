@@ -8,10 +8,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from felloe.domain.ids import NodeId, id_from_public_key
+from felloe.domain.roster import Endpoints
 from felloe.host.files import write_atomic
 from felloe.host.processes import end, spawn
+from felloe.hubs.addresses import state_routes
 from felloe.hubs.network_state import NetworkState
-from felloe.hubs.records import LEASE, Generation, Lease, encode
+from felloe.hubs.records import LEASE, Generation, Hub, HubSet, Lease, encode
 from felloe.hubs.saved_state import SAVED_NAME, SavedState, read_saved
 from felloe.hubs.state_server import StatePlace
 from felloe.hubs.store import Entry
@@ -42,8 +44,6 @@ class KeepingHub:
         tls.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         self.place = StatePlace(
             node=self.node,
-            host="127.0.0.1",
-            port=self.port,
             directory=self.folder,
             logs=self.folder,
             tls=tls,
@@ -82,17 +82,15 @@ class KeepingHub:
         if state is not None:
             await state.close()
 
+    @property
+    def record(self) -> Hub:
+        """This hub as the others know it."""
+        endpoints = Endpoints(hosts=("127.0.0.1",), peer=1, mesh=1, route=1, state=self.port)
+        return Hub(id=self.node, name="hub", public_key=self.public_key, endpoints=endpoints, since=0)
+
     def _routes(self, number: int, hubs: tuple[NodeId, ...]) -> Routes | None:
-        if len(hubs) == 1:
-            return None
-        members = [self._house.hubs[node] for node in hubs]
-        return Routes(
-            name=f"state-{number}",
-            host="127.0.0.1",
-            port=self.place.route_port(number),
-            peers=tuple(f"127.0.0.1:{hub.place.route_port(number)}" for hub in members if hub is not self),
-            keys=tuple(hub.public_key for hub in members),
-        )
+        known = HubSet(hubs=tuple(hub.record for hub in self._house.hubs.values()))
+        return state_routes(known, hubs, number, self.record, "127.0.0.1")
 
 
 class StateHouse:

@@ -15,11 +15,9 @@ from felloe.mesh.session import PasswordLogin
 
 
 class StatePlace(Struct, frozen=True, kw_only=True):
-    """Where this hub keeps the state, and how it starts servers for it. `host` is where routes are listened for."""
+    """Where this hub keeps the state, and how it starts servers for it."""
 
     node: NodeId
-    host: str
-    port: int
     directory: Path
     logs: Path
     tls: TlsFiles
@@ -29,10 +27,6 @@ class StatePlace(Struct, frozen=True, kw_only=True):
     def folder(self, generation: int) -> Path:
         """What belongs to one generation."""
         return self.directory / f"generation-{generation}"
-
-    def route_port(self, generation: int) -> int:
-        """Two generations live side by side during a move, so they take turns with two ports."""
-        return self.port + generation % 2
 
 
 class StateServer:

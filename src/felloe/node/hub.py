@@ -233,8 +233,6 @@ class Hub:
         place = self.place
         return StatePlace(
             node=self.identity.membership.node,
-            host=place.config.host,
-            port=place.config.state_port,
             directory=place.home.state,
             logs=place.home.logs,
             tls=self._tls,

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Callable
 
@@ -45,6 +44,7 @@ class HubRole:
         connection: Connection,
         roster: RosterService,
         exchange: Exchange,
+        follower: StateFollower,
         *,
         changed: Callable[[], None],
     ) -> None:
@@ -54,7 +54,7 @@ class HubRole:
         self._roster = roster
         self._exchange = exchange
         self._tell_changed = changed
-        self._told: dict[str, bytes] = {}
+        self._follower = follower
         self._wake = asyncio.Event()
         self._doubted_at = time.monotonic()
         self.hub: Hub | None = self._open() if identity.membership.role == "hub" else None
@@ -73,14 +73,14 @@ class HubRole:
             await self.hub.start_servers()
             self._connection.set_urls(self.hub.own_urls, nearest=self.hub.own_urls[0])
 
-    async def start_services(self, follower: StateFollower) -> None:
+    async def start_services(self) -> None:
         """On a hub: start its services. Then follow what the hubs tell."""
         if self.hub is not None:
             await self.hub.start_services(self._connection, self._roster)
         for topic in (HUBS, NEXT, GENERATION):
-            await follower.follow(topic, lambda value, topic=topic: self._hear(topic, value))
-        await follower.follow(TRUST, self._identity.take_trust)
-        await follower.follow(REVOKED, self._ban)
+            await self._follower.follow(topic, lambda value, topic=topic: self._hear(topic, value))
+        await self._follower.follow(TRUST, self._identity.take_trust)
+        await self._follower.follow(REVOKED, self._ban)
 
     async def run(self) -> None:
         """Be what the hubs have decided, for ever."""
@@ -107,20 +107,20 @@ class HubRole:
             await self.hub.stop_servers()
 
     def _hear(self, topic: str, value: bytes) -> None:
-        self._told[topic] = value
         if topic == HUBS:
-            self._take_hubs(decode(value, HubSet))
+            self._take_hubs(value)
         elif self.hub is not None:
             self.hub.state.generations.learn(self._generation(), self._next())
         self._wake.set()
 
-    def _take_hubs(self, hubs: HubSet) -> None:
+    def _take_hubs(self, value: bytes) -> None:
         """Dial these from now on; a hub dials its own server first."""
+        hubs = decode(value, HubSet)
         urls, nearest = all_mesh_urls(hubs.hubs), None
         if self.hub is not None:
             nearest = self.hub.own_urls[0]
             urls = (*self.hub.own_urls, *urls)
-            self.hub.state.learn(HUBS, self._told[HUBS])
+            self.hub.state.learn(HUBS, value)
         if urls:
             self._connection.set_urls(urls, nearest=nearest)
             self._identity.knows_hubs(all_peer_addresses(hubs.hubs), urls)
@@ -135,17 +135,18 @@ class HubRole:
         self._exchange.ban(revoked)
 
     def _generation(self) -> Generation | None:
-        value = self._told.get(GENERATION)
+        value = self._follower.value(GENERATION)
         return None if value is None else decode(value, Generation)
 
     def _next(self) -> Next | None:
-        value = self._told.get(NEXT)
+        value = self._follower.value(NEXT)
         return None if value is None else decode(value, Next)
 
     async def _settle(self) -> None:
         if self.hub is None:
-            if HUBS in self._told and self._is_listed(decode(self._told[HUBS], HubSet)):
-                await self._become()
+            told = self._follower.value(HUBS)
+            if told is not None and self._is_listed(decode(told, HubSet)):
+                await self._become(told)
         elif self._lost_role() or not self._is_listed(self.hub.hubs) or await self._was_demoted(self.hub):
             await self._cease(self.hub)
         else:
@@ -189,9 +190,9 @@ class HubRole:
         others = [members.get(other.id) for other in hub.hubs.hubs if other.id != self._identity.membership.node]
         return not others or any(other is not None and other.alive for other in others)
 
-    async def _become(self) -> None:
+    async def _become(self, hubs: bytes) -> None:
         saved = SavedState(
-            generation=self._generation() or Generation(number=0, hubs=()), entries={HUBS: Entry(self._told[HUBS], 0)}
+            generation=self._generation() or Generation(number=0, hubs=()), entries={HUBS: Entry(hubs, 0)}
         )
         # First what a hub starts from: a node that is killed here starts as what its membership says.
         write_saved(self._identity.files.saver(SAVED_NAME), saved.generation, saved.entries)
@@ -208,7 +209,7 @@ class HubRole:
             raise
         self.hub = hub
         # The line must speak with a hub's rights from now on; what is under way resumes.
-        self._take_hubs(hub.hubs)
+        self._take_hubs(hubs)
         await self._connection.begin_anew(_LINE_SECONDS)
         await hub.start_services(self._connection, self._roster)
         logger.info("this node is a hub now")
@@ -218,21 +219,15 @@ class HubRole:
         self.hub = None
         await hub.stop()
         self._identity.cease_as_hub()
-        if (hubs := self._told.get(HUBS)) is not None:
-            self._take_hubs(decode(hubs, HubSet))
+        if (hubs := self._follower.value(HUBS)) is not None:
+            self._take_hubs(hubs)
         with contextlib.suppress(FelloeError):
             await self._identity.ask_others()
         self._connection.redial(elsewhere=True)
         await hub.stop_servers()
-        self._forget_state()
+        self._identity.files.forget_state()
         logger.info("this node is a hub no more")
         self._tell_changed()
-
-    def _forget_state(self) -> None:
-        home = self._place.home
-        (home.state / SAVED_NAME).unlink(missing_ok=True)
-        for folder in (*home.state.glob("generation-*"), home.state / "messages"):
-            shutil.rmtree(folder, ignore_errors=True)
 
     async def _look_for_twin(self) -> None:
         """A copied home must not run twice: the two would fight for the state and for the name of the node."""

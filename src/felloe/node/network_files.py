@@ -4,6 +4,7 @@ A hub's signing keys and the trust list that names them are one file, so that a 
 other. A new root is stored beside the old one until they are.
 """
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from felloe.domain.errors import FelloeError
 from felloe.host.files import write_atomic
+from felloe.hubs.saved_state import SAVED_NAME
 from felloe.mesh.authority import NetworkAuthority
 from felloe.mesh.credentials import Credential
 from felloe.mesh.membership import Membership
@@ -181,9 +183,16 @@ class NetworkFiles:
         """A function that stores a file of `state/` durably."""
         return lambda data: write_atomic(self._home.state / name, data)
 
+    def forget_state(self) -> None:
+        """Delete what a hub keeps of the network's state, and its servers' files."""
+        (self._home.state / SAVED_NAME).unlink(missing_ok=True)
+        for folder in (*self._home.state.glob("generation-*"), self._home.state / "messages"):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def forget_network(self) -> None:
         """Delete the membership first, then every key and what belonged to the network."""
         self._membership_path.unlink(missing_ok=True)
+        self.forget_state()
         for path in (*self._home.keys.iterdir(), *self._home.state.glob("*.json")):
             if path.is_file():
                 path.unlink()

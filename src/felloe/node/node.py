@@ -103,6 +103,7 @@ class Node:
             self.connection,
             self.roster,
             self.exchange,
+            self.state,
             changed=self._role_changed,
         )
         self.router = Router(self.roster, self.admission, RemoteAnswers(self.exchange, seal), settled=self._is_settled)
@@ -143,7 +144,7 @@ class Node:
         await self.connection.start(wait_seconds=15.0 if self.hub is not None else None)
         await self.exchange.start()
         await self.roster.start()
-        await self.role.start_services(self.state)
+        await self.role.start_services()
         if self.config.peer.hub:
             await self.commands.serve(TRIAL, TrialRequest, self.trial.on_request)
         await self.commands.serve(DRAIN, DrainOrder, DrainCommand(self.draining).on_request)
