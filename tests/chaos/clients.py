@@ -1,7 +1,6 @@
 """The clients' processes as the harness sees them: one beside each node, and the undisturbed answers."""
 
 import asyncio
-import contextlib
 import os
 import sys
 from collections import defaultdict
@@ -80,19 +79,20 @@ class Clients:
             raise RuntimeError(f"the clients of {self._node.name} ended with {self._process.returncode}")
 
     async def stop(self, seconds: float) -> None:
-        """Let running requests end, for so long at most."""
-        if self._process is None or self._process.stdin is None or self._reader is None:
+        """Let running requests end, for so long at most. What was stopped before stays stopped."""
+        if self._process is None or self._process.stdin is None or self._reader is None or self._stopping:
             return
         self._stopping = True
         self._process.stdin.close()
         try:
             await asyncio.wait_for(self.wait(), seconds)
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+            pass
         finally:
             self._reader.cancel()
+            if self._process.returncode is None:
+                self._process.kill()
+            await self._process.wait()
 
 
 async def undisturbed(nodes: Sequence[ChaosNode], seed: int, patience: float) -> list[Prompt]:

@@ -24,7 +24,9 @@ from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NetworkId, NodeId, id_from_public_key
 from felloe.domain.roster import Role
 
-_CLOCK_TOLERANCE = datetime.timedelta(minutes=10)
+CLOCK_TOLERANCE = 600.0
+"""Seconds by which a certificate is valid before it is issued, because clocks differ."""
+
 _ROOT_DAYS = 20 * 365
 _ISSUER_DAYS = 5 * 365
 _LARGEST_PEM = 16384
@@ -90,7 +92,7 @@ def _authority(
     start = _time(now)
     return (
         _builder(signer, issuer, key, subject)
-        .not_valid_before(start - _CLOCK_TOLERANCE)
+        .not_valid_before(start - datetime.timedelta(seconds=CLOCK_TOLERANCE))
         .not_valid_after(start + datetime.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_key_usage(authority=True), critical=True)
@@ -126,7 +128,7 @@ def make_node_certificate(
         usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
     return (
         _builder(issuer_key, issuer.subject, key, _name(node))
-        .not_valid_before(_time(now) - _CLOCK_TOLERANCE)
+        .not_valid_before(_time(now - CLOCK_TOLERANCE))
         .not_valid_after(_time(expires_at))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(authority=False), critical=True)

@@ -11,6 +11,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from felloe.domain.errors import FelloeError
+from felloe.mesh.certificates import CLOCK_TOLERANCE
 
 _LOG = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ CREDENTIAL_SECONDS = 24 * 3600
 
 _SHORTEST_RETRY = 5.0
 _LONGEST_RETRY = 900.0
-_LONGEST_SLEEP = 30.0
+_LONGEST_SLEEP = 10.0
 _LONGEST_LATENESS = 10.0
 _REFUSAL_SPREAD = 3.0
 _REFUSAL_SECONDS = 60.0
@@ -51,6 +52,11 @@ def sign_nonce(node_key: Ed25519PrivateKey, nonce: bytes) -> bytes:
     return node_key.sign(nonce)
 
 
+def is_ahead(credential: Credential, now: float) -> bool:
+    """Whether it was issued by a clock so far ahead of this one that it is not valid yet: one of the two is wrong."""
+    return credential.issued_at - now > CLOCK_TOLERANCE
+
+
 def renewal_time(credential: Credential, share: float) -> float:
     """When to renew, in Unix seconds: near half of its life. `share` in [0, 1) spreads nodes over a tenth of it."""
     lifetime = credential.expires_at - credential.issued_at
@@ -61,7 +67,7 @@ class CredentialKeeper:
     """Holds the current credential, renews it in good time and tells whoever needs the new one.
 
     `renew` fetches a new credential; `save` stores it before anybody is told. `now` gives Unix seconds. It looks at
-    that clock every half minute, because a machine may sleep for days and its clock may be set meanwhile.
+    that clock every ten seconds, because a machine may sleep for days and its clock may be set meanwhile.
     """
 
     def __init__(
@@ -90,6 +96,11 @@ class CredentialKeeper:
         """The newest credential; it may have run out when no hub could be reached for long."""
         return self._credential
 
+    def holds_for(self, seconds: float) -> bool:
+        """Whether the current credential is valid now, and still will be so many seconds later."""
+        now = self._now()
+        return not is_ahead(self._credential, now) and self._credential.expires_at - now >= seconds
+
     def on_change(self, callback: Callable[[Credential], None]) -> None:
         """Call `callback` in the event loop after each renewal."""
         self._subscribers.append(callback)
@@ -110,14 +121,18 @@ class CredentialKeeper:
             except (FelloeError, OSError) as error:
                 left = self._credential.expires_at - self._now()
                 _LOG.warning("the credential was not renewed, %.0f s before it runs out: %s", left, error)
-                pause = retry * (0.5 + self._share())
-                retry = min(retry * 2, _LONGEST_RETRY)
             else:
-                share, retry, pause = self._share(), _SHORTEST_RETRY, 0.0
+                share = self._share()
+                if not is_ahead(self._credential, self._now()):
+                    retry, pause = _SHORTEST_RETRY, 0.0
+                    continue
+                _LOG.warning("this clock, or that of the hub which renewed the credential, is wrong")
+            pause = retry * (0.5 + self._share())
+            retry = min(retry * 2, _LONGEST_RETRY)
 
     async def _wait_until_due(self, share: float, pause: float) -> None:
         """Return when a renewal is due and `pause` seconds have gone by, or soon after a refusal."""
-        while (wait := max(pause, renewal_time(self._credential, share) - self._now())) > 0:
+        while (wait := max(pause, self._until_renewal(share))) > 0:
             began, step = self._now(), min(wait, _LONGEST_SLEEP)
             if await self._is_refused_within(step):
                 # All nodes are refused at once when a network's keys are replaced; they must not all ask at once.
@@ -126,6 +141,10 @@ class CredentialKeeper:
             # A machine that has slept, or whose clock was set, has waited long enough after a failure.
             was_set = abs(self._now() - began - step) > _LONGEST_LATENESS
             pause = 0.0 if was_set else pause - step
+
+    def _until_renewal(self, share: float) -> float:
+        now = self._now()
+        return 0.0 if is_ahead(self._credential, now) else renewal_time(self._credential, share) - now
 
     async def _is_refused_within(self, seconds: float) -> bool:
         if self._refused.is_set():

@@ -37,7 +37,6 @@ from felloe.hubs.upkeep import HubUpkeep
 from felloe.mesh.authority import NetworkAuthority
 from felloe.mesh.certificates import hub_tls_name
 from felloe.mesh.connection import Connection
-from felloe.mesh.credentials import Credential
 from felloe.mesh.hub_events import HubEvents
 from felloe.mesh.join_service import HubAddresses, JoinService, ThisHub
 from felloe.mesh.roster_service import RosterService
@@ -107,8 +106,6 @@ class Hub:
         self._known_hubs = self.hubs
         self.state.on_change(MEMBER, lambda _: self._messages.members_changed())
         self.state.on_change(HUBS, lambda _: self._hubs_changed())
-        identity.keeper.on_change(self._renewed)
-        identity.on_trust(self._trust_changed)
 
     @property
     def authority(self) -> NetworkAuthority:
@@ -225,6 +222,17 @@ class Hub:
         await safely(self._messages.stop)
         await safely(self.state.close)
 
+    def renewed(self) -> None:
+        """This node's certificate is a new one: the servers show it from now on."""
+        if self._peer_api is not None:
+            self._peer_api.renew_certificate()
+        self._do(self._reload)
+
+    def trust_changed(self) -> None:
+        """Other issuers are trusted, or this hub signs with other keys: the servers take that up."""
+        self._write_issuers()
+        self._do(self._reload)
+
     def _addresses(self) -> HubAddresses:
         hubs = self.hubs.hubs
         return HubAddresses(nats_urls=all_mesh_urls(hubs), peers=all_peer_addresses(hubs))
@@ -258,15 +266,6 @@ class Hub:
 
     def _write_issuers(self) -> None:
         write_atomic(self._tls.authorities, self.identity.trust.issuers(time.time()).encode())
-
-    def _renewed(self, _: Credential) -> None:
-        if self._peer_api is not None:
-            self._peer_api.renew_certificate()
-        self._do(self._reload)
-
-    def _trust_changed(self) -> None:
-        self._write_issuers()
-        self._do(self._reload)
 
     def _hubs_changed(self) -> None:
         before, self._known_hubs = self._known_hubs, self.hubs

@@ -57,6 +57,8 @@ class HubRole:
         self._follower = follower
         self._wake = asyncio.Event()
         self._doubted_at = time.monotonic()
+        identity.keeper.on_change(lambda _: self._pass_on(Hub.renewed))
+        identity.on_trust(lambda: self._pass_on(Hub.trust_changed))
         self.hub: Hub | None = self._open() if identity.membership.role == "hub" else None
 
     def _open(self) -> Hub:
@@ -105,6 +107,10 @@ class HubRole:
         """End the servers of a hub, last of all."""
         if self.hub is not None:
             await self.hub.stop_servers()
+
+    def _pass_on(self, news: Callable[[Hub], None]) -> None:
+        if self.hub is not None:
+            news(self.hub)
 
     def _hear(self, topic: str, value: bytes) -> None:
         if topic == HUBS:
@@ -199,7 +205,7 @@ class HubRole:
         await self._identity.ask_others()
         if self._identity.membership.role != "hub":
             raise FelloeError("network_unreachable", "the hubs have not all heard yet that this node is to be a hub")
-        hub = Hub(self._place, self._identity, saved)
+        hub, trust = Hub(self._place, self._identity, saved), self._identity.trust
         hub.state.generations.learn(None, self._next())
         try:
             await hub.start_servers()
@@ -208,6 +214,8 @@ class HubRole:
             await hub.stop_servers()
             raise
         self.hub = hub
+        if self._identity.trust is not trust:
+            hub.trust_changed()
         # The line must speak with a hub's rights from now on; what is under way resumes.
         self._take_hubs(hubs)
         await self._connection.begin_anew(_LINE_SECONDS)

@@ -59,6 +59,7 @@ logger = logging.getLogger(__name__)
 _HOUSEKEEPING_SECONDS = 10.0
 _GRACE_SECONDS = 1.5
 _SETTLING_SECONDS = 3.0
+_HUB_START_SECONDS = 3600.0
 
 
 class Node:
@@ -138,7 +139,7 @@ class Node:
         for problem in self.store.problems():
             logger.warning("%s", problem)
         keeper = self.identity.keeper
-        if self.hub is not None and keeper.current.expires_at - time.time() < 3600:
+        if self.hub is not None and not keeper.holds_for(_HUB_START_SECONDS):
             await keeper.renew_now()
         await self.role.start_servers()
         await self.connection.start(wait_seconds=15.0 if self.hub is not None else None)
