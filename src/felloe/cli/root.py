@@ -81,6 +81,8 @@ def rotate(
     if json:
         return
     say(f"root: {done.pin}")
+    if done.withdrawn:
+        say(f"open invitations withdrawn: {done.withdrawn}; make new ones with felloe invite")
     if done.exported:
         say(f"the new root is in {done.exported}" + (" and on this machine" if done.here else ""))
     else:

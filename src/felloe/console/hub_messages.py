@@ -117,7 +117,7 @@ class RootExportRequest(Struct, frozen=True, forbid_unknown_fields=True):
 class KeysReplaced(Struct, frozen=True, kw_only=True):
     """New keys are in use. `pin` is the root's, in hexadecimal; `overlap_until` is 0 when the old ones are void now.
 
-    `here`: this machine keeps the root.
+    `here`: this machine keeps the root. `withdrawn` counts the invitations that ended with the old root.
     """
 
     version: int
@@ -125,6 +125,7 @@ class KeysReplaced(Struct, frozen=True, kw_only=True):
     overlap_until: float
     here: bool
     exported: str = ""
+    withdrawn: int = 0
 
 
 class RootExported(Struct, frozen=True):

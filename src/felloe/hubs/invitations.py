@@ -129,6 +129,13 @@ class InvitationBook:
 
         await self._state.change(_key(identifier), withdraw)
 
+    async def withdraw_open(self, now: float) -> int:
+        """Withdraw every invitation that would still let somebody in; how many those were."""
+        standing = [invitation.id for invitation in self.all() if invitation.standing(now) == "open"]
+        for identifier in standing:
+            await self.withdraw(identifier)
+        return len(standing)
+
     def _find(self, identifier: bytes) -> Invitation | None:
         value = self._state.get(_key(identifier))
         return None if value is None else decode(value, Invitation)

@@ -11,7 +11,7 @@ import msgspec
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
 from felloe.hubs.addresses import all_mesh_urls, all_peer_addresses
-from felloe.hubs.records import GENERATION, HUBS, NEXT, Generation, HubSet, Next, decode
+from felloe.hubs.records import GENERATION, HUBS, NEXT, Generation, HubSet, Next, decode, encode
 from felloe.hubs.saved_state import SAVED_NAME, SavedState, read_saved, write_saved
 from felloe.hubs.store import Entry
 from felloe.hubs.topics import REVOKED, TRUST
@@ -67,6 +67,12 @@ class HubRole:
         if saved is None:
             raise FelloeError("bad_state", f"this node is a hub, but {path} is missing")
         return Hub(self._place, self._identity, saved)
+
+    @property
+    def hubs_to_choose(self) -> HubSet | None:
+        """The hubs among which this node can choose: on a node that is none itself, once it has heard of them."""
+        told = self._follower.value(HUBS) if self.hub is None else None
+        return None if told is None else decode(told, HubSet)
 
     async def start_servers(self) -> None:
         """On a hub: start its servers, after a look whether this identity runs already. Raises `already_running`."""
@@ -150,9 +156,9 @@ class HubRole:
 
     async def _settle(self) -> None:
         if self.hub is None:
-            told = self._follower.value(HUBS)
-            if told is not None and self._is_listed(decode(told, HubSet)):
-                await self._become(told)
+            hubs = self.hubs_to_choose
+            if hubs is not None and self._is_listed(hubs):
+                await self._become(encode(hubs))
         elif self._lost_role() or not self._is_listed(self.hub.hubs) or await self._was_demoted(self.hub):
             await self._cease(self.hub)
         else:

@@ -42,6 +42,7 @@ from felloe.node.http_server import NodeServer, listen_on_path
 from felloe.node.hub import TRIAL, Hub, HubPlace
 from felloe.node.hub_role import HubRole
 from felloe.node.identity import Identity
+from felloe.node.isolation import Isolation, answers_over_https
 from felloe.node.loading import Loading
 from felloe.node.network_files import NetworkFiles
 from felloe.node.operations import NodeOperations
@@ -107,6 +108,13 @@ class Node:
             self.state,
             changed=self._role_changed,
         )
+        self.isolation = Isolation(
+            self.connection,
+            hubs=lambda: self.role.hubs_to_choose,
+            roster=self.roster.snapshot,
+            answers=lambda hub: answers_over_https(hub, self.identity.trust),
+            clock=time.monotonic,
+        )
         self.router = Router(self.roster, self.admission, RemoteAnswers(self.exchange, seal), settled=self._is_settled)
         self.keys = ApiKeys(home.state / "api-keys.json")
         self.gateway = Gateway(
@@ -154,6 +162,7 @@ class Node:
         await self._start_operator()
         self._spawn(keeper.run(), "credential")
         self._spawn(self.role.run(), "role")
+        self._spawn(self.isolation.run(), "isolation")
         self._spawn(self._keep_house(), "housekeeping")
         self._spawn(self._load(models, say), "models")
 

@@ -114,7 +114,11 @@ class RootOperations:
             return _replaced(new, request.overlap_seconds, here=here)
 
     async def rotate_root(self, request: RootRotateRequest) -> KeysReplaced:
-        """A new root and new signing keys. The new root stays on this machine where the old one was; see `rotate`."""
+        """A new root and new signing keys. The new root stays on this machine where the old one was; see `rotate`.
+
+        Without an overlap open invitations are withdrawn: who has the old root can pose as a hub to whoever still uses
+        a token of it, and so come to know the token's secret.
+        """
         hub = self._hubs.acting_hub("the network's root is replaced")
         async with self._replacing:
             here = hub.identity.files.root() is not None
@@ -132,7 +136,9 @@ class RootOperations:
                 if request.export_path:
                     await asyncio.to_thread(Path(request.export_path).unlink, missing_ok=True)
                 raise
-            return _replaced(new, request.overlap_seconds, here=here, exported=request.export_path)
+            withdrawn = 0 if request.overlap_seconds else await hub.invitations.withdraw_open(time.time())
+            replaced = _replaced(new, request.overlap_seconds, here=here)
+            return msgspec.structs.replace(replaced, exported=request.export_path, withdrawn=withdrawn)
 
     async def _old_keys(self, hub: Hub, sealed: SealedRoot | None) -> Keys:
         """What is to be replaced. The state must take writes: from here on nothing should fail half-way."""
@@ -246,11 +252,10 @@ def _row(trusted: Trusted) -> TrustedRow:
     return TrustedRow(trusted.pin().hex(), float(trusted.until), trusted.read().not_valid_after_utc.timestamp())
 
 
-def _replaced(keys: Keys, overlap_seconds: float, *, here: bool, exported: str = "") -> KeysReplaced:
+def _replaced(keys: Keys, overlap_seconds: float, *, here: bool) -> KeysReplaced:
     return KeysReplaced(
         version=keys.trust.version,
         pin=keys.root.pin.hex(),
         overlap_until=keys.trust.list.issued_at + overlap_seconds if overlap_seconds else 0.0,
         here=here,
-        exported=exported,
     )

@@ -136,6 +136,18 @@ async def test_the_secret_is_not_kept(book: InvitationBook, store: FakeStore) ->
         assert base64.b64encode(secret) not in (value or b"")
 
 
+async def test_all_open_invitations_are_withdrawn_at_once(book: InvitationBook) -> None:
+    opened = [await book.invite("spoke", 2, 60, NOW) for _ in range(3)]
+    used, secret = await book.invite("spoke", 1, 60, NOW)
+    await book.redeem(used.id, secret, A, NOW)
+    await book.invite("spoke", 1, 1, NOW - 10)
+    assert await book.withdraw_open(NOW) == 3
+    for invitation, secret in opened:
+        assert "withdrawn" in await reason(book, invitation.id, secret, B)
+    assert await book.withdraw_open(NOW) == 0
+    assert sorted(one.standing(NOW) for one in book.all()) == ["expired", "used up", *["withdrawn"] * 3]
+
+
 async def test_withdrawing_stops_further_joins_on_every_hub(book: InvitationBook, store: FakeStore) -> None:
     invitation, secret = await book.invite("spoke", 5, 60, NOW)
     late = InvitationBook(FakeState(store, follows=False))

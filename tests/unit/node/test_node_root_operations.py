@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 
 from felloe.console.hub_messages import RootExportRequest, RootRotateRequest, RotateRequest, SealedRoot
 from felloe.domain.errors import FelloeError
+from felloe.hubs.invitations import InvitationBook
 from felloe.hubs.records import HUBS, HubSet, encode
 from felloe.hubs.topics import TRUST
 from felloe.mesh.root_key import RootKey
@@ -56,6 +57,7 @@ class House:
         )
         self.generations = SimpleNamespace(is_well=self._is_well)
         cast(Any, self.state).generations = self.generations
+        self.invitations = InvitationBook(self.state)
         self.operations = RootOperations(cast(Any, node), HubOperations(cast(Any, node)))
 
     @property
@@ -277,6 +279,15 @@ async def test_a_new_root_stays_where_the_old_one_was(house: House, tmp_path: Pa
     view = await house.operations.show()
     assert [bool(row.until) for row in view.roots] == [False, True]
     assert view.exported_at > 0
+
+
+@pytest.mark.parametrize(("overlap", "withdrawn"), [(3600.0, 0), (0.0, 1)])
+async def test_invitations_end_with_a_root_that_ends_at_once(house: House, overlap: float, withdrawn: int) -> None:
+    await house.invitations.invite("spoke", 1, 60, time.time())
+    done = await house.operations.rotate_root(RootRotateRequest(overlap))
+    assert done.withdrawn == withdrawn
+    expected = "withdrawn" if withdrawn else "open"
+    assert [one.standing(time.time()) for one in house.invitations.all()] == [expected]
 
 
 async def test_an_offline_root_is_replaced_by_an_offline_root(house: House, tmp_path: Path) -> None:
