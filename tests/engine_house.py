@@ -214,10 +214,3 @@ async def upstream(
 @pytest.fixture(params=["llama", "upstream"])
 def subject(request: pytest.FixtureRequest) -> Subject:
     return request.getfixturevalue(request.param)
-
-
-async def until(condition: Any, seconds: float = 10.0) -> None:
-    """Wait for a condition that no event announces."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)

@@ -27,6 +27,7 @@ class PlainHub:
         self.port = port
         self.route_port = route_port
         self.url = f"nats://127.0.0.1:{port}"
+        folder.mkdir(parents=True, exist_ok=True)
         self._config = folder / f"{name}.conf"
         self._process: asyncio.subprocess.Process | None = None
 

@@ -25,6 +25,7 @@ from felloe.routing.remote import RemoteAnswers
 from felloe.routing.router import Router
 from plain_hubs import PlainHub, PlainHubs
 from routing_fakes import FakeEngines, Score, make_member, make_replica, make_request
+from waiting import until
 
 TOKENS = 400
 TOKEN_SECONDS = 0.01
@@ -119,12 +120,6 @@ class Reading:
 async def hubs(tmp_path: Path) -> AsyncIterator[PlainHubs]:
     async with PlainHubs(2, tmp_path) as cluster:
         yield cluster
-
-
-async def until(condition: partial[bool], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def longest_pause(hubs: PlainHubs, number: signal.Signals, nodes: list[Node], asking: Node) -> float:

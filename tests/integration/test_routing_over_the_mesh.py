@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +44,7 @@ from routing_fakes import (
     make_roster,
     settle,
 )
+from waiting import until
 
 
 class Node:
@@ -157,12 +158,6 @@ def hold_after(node: Node, pieces: int) -> asyncio.Event:
 
     node.engines.answer = halting  # type: ignore[method-assign]
     return go_on
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_sealed_answer_arrives_whole(mesh: Mesh):

@@ -15,12 +15,13 @@ from typing import Any
 import psutil
 import pytest
 
-from engine_house import MODEL_FILE, TINY, Answering, Subject, tiny_model, until
+from engine_house import MODEL_FILE, TINY, Answering, Subject, tiny_model
 from felloe.domain.errors import FelloeError
 from felloe.engines.llama_replica import LlamaReplica
 from felloe.engines.options import EngineOptions
 from felloe.engines.rules import RestartPolicy
 from felloe.engines.service import Engines
+from waiting import until
 
 MIB = 1024 * 1024
 LONG: dict[str, Any] = {"prompt": "a", "max_tokens": 1000, "ignore_eos": True}

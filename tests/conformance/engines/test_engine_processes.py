@@ -17,12 +17,13 @@ from typing import Any
 import psutil
 import pytest
 
-from engine_house import MODEL_FILE, REPOSITORY, TINY, Answering, RunningChild, Subject, collect, tiny_model, until
+from engine_house import MODEL_FILE, REPOSITORY, TINY, Answering, RunningChild, Subject, collect, tiny_model
 from felloe.domain.errors import FelloeError
 from felloe.engines.http_client import HttpClient, TcpAddress, UnixAddress
 from felloe.engines.options import EngineOptions
 from felloe.engines.rules import RestartPolicy
 from felloe.engines.service import Engines
+from waiting import until
 
 LONG: dict[str, Any] = {"prompt": "a", "max_tokens": 1000, "ignore_eos": True}
 

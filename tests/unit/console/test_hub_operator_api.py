@@ -1,11 +1,11 @@
 """What is told about hubs and keys reaches its operation, and passphrases show nowhere."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import httpx
 import msgspec
 import pytest
+from operator_house import RecordedOperations
 
 from felloe.console.hub_messages import (
     ChangeStep,
@@ -18,17 +18,13 @@ from felloe.console.hub_messages import (
     SealedRoot,
 )
 from felloe.console.messages import NameRequest
-from felloe.console.operator import create_operator_app
 from felloe.domain.errors import FelloeError
 
 SECRET = "a long passphrase"
 
 
-class RecordedHubs:
-    """Answers what is about hubs and keys; anything else is not expected."""
-
-    def __init__(self) -> None:
-        self.told: list[Any] = []
+class RecordedHubs(RecordedOperations):
+    """Answers what is about hubs and keys."""
 
     async def view(self) -> HubsView:
         return HubsView(hubs=(), wanted=0, generation=1, survives="survives all", writable=True)
@@ -49,26 +45,10 @@ class RecordedHubs:
     async def export(self, request: RootExportRequest) -> None:
         raise RuntimeError(f"a bug that quotes {request}")
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("hubs", "root"):
-            return self
-
-        async def unexpected(*_: object) -> None:
-            raise AssertionError(name)
-
-        return unexpected
-
 
 @pytest.fixture
 def operations() -> RecordedHubs:
     return RecordedHubs()
-
-
-@pytest.fixture
-async def client(operations: RecordedHubs) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_operator_app(operations), raise_app_exceptions=False)  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=transport, base_url="http://felloe") as opened:
-        yield opened
 
 
 async def test_the_hubs_are_asked_for_and_their_number_is_set(

@@ -1,11 +1,11 @@
 """The operator API passes what it is told to the operations, and refuses what is not in its table."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import httpx
 import msgspec
 import pytest
+from operator_house import RecordedOperations
 
 from felloe.console.messages import (
     DrainRequest,
@@ -17,15 +17,11 @@ from felloe.console.messages import (
     Progress,
     PullRequest,
 )
-from felloe.console.operator import create_operator_app
 from felloe.domain.errors import FelloeError
 
 
-class RecordedOperations:
-    """Answers a few operations and remembers what it was told; the others are not expected."""
-
-    def __init__(self) -> None:
-        self.told: list[Any] = []
+class FewOperations(RecordedOperations):
+    """Keys, models and a drain."""
 
     async def create_key(self, request: KeyRequest) -> KeyCreated:
         self.told.append(request)
@@ -46,26 +42,10 @@ class RecordedOperations:
         yield DrainStep(running=1)
         raise FelloeError("forbidden", "run `felloe drain` on that node")
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("hubs", "root"):
-            return self
-
-        async def unexpected(*_: object) -> None:
-            raise AssertionError(name)
-
-        return unexpected
-
 
 @pytest.fixture
-def operations() -> RecordedOperations:
-    return RecordedOperations()
-
-
-@pytest.fixture
-async def client(operations: RecordedOperations) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_operator_app(operations), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://felloe") as opened:
-        yield opened
+def operations() -> FewOperations:
+    return FewOperations()
 
 
 async def test_a_message_reaches_its_operation(client: httpx.AsyncClient, operations: RecordedOperations) -> None:

@@ -15,6 +15,7 @@ from felloe.hubs.lease import Leadership
 from felloe.hubs.lease_rules import Seen, free_at, lapses_at, renewal_seconds, see, taken
 from felloe.hubs.records import LEASE, Lease, decode, encode
 from hubs_fakes import FakeState, FakeStore, settle
+from waiting import until
 
 RANDOM = random.Random(1)
 A, B = (NodeId(letter * 26) for letter in "ab")
@@ -303,12 +304,6 @@ class running:
     async def __aexit__(self, *_: object) -> None:
         self.task.cancel()
         await asyncio.wait({self.task})
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def test_what_is_seen_again_is_not_new() -> None:

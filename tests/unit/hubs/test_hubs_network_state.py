@@ -12,18 +12,13 @@ from felloe.domain.errors import FelloeError
 from felloe.hubs.network_state import NetworkState
 from felloe.hubs.records import NEXT, Next, decode
 from state_house import TERM, StateHouse
+from waiting import until
 
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[StateHouse]:
     async with StateHouse(tmp_path) as opened:
         yield opened
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def appended(text: str) -> Callable[[bytes | None], bytes]:
@@ -63,7 +58,7 @@ async def three(house: StateHouse) -> list[NetworkState]:
     await leader.move(tuple(hub.node for hub in hubs), TERM)
     for state in states[1:]:
         state.generations.learn(leader.generations.current, None)
-    await until(lambda: all(state.generations.current.number == 2 and state.generations.keeps for state in states))
+    await until(lambda: all(state.generations.current.number == 2 and state.generations.keeps for state in states), 30)
     return states
 
 
@@ -71,7 +66,7 @@ async def test_the_state_moves_from_one_hub_to_three_and_every_hub_writes(house:
     states = await three(house)
     await asyncio.gather(*(state.change("keys", appended(f"{n}")) for n, state in enumerate(states) for _ in range(10)))
     value = states[0].get("keys") or b""
-    await until(lambda: len({state.get("keys") for state in states}) == 1)
+    await until(lambda: len({state.get("keys") for state in states}) == 1, 30)
     value = states[0].get("keys") or b""
     assert sorted(value.decode().removeprefix("[]")) == sorted("0" * 10 + "1" * 10 + "2" * 10)
 
@@ -86,7 +81,7 @@ async def test_a_write_is_not_lost_when_a_server_is_killed(house: StateHouse) ->
         for _ in range(3):
             await states[2].change("keys", appended("x"))
             written += 1
-    await until(lambda: all((state.get("keys") or b"").count(b"x") == written for state in states))
+    await until(lambda: all((state.get("keys") or b"").count(b"x") == written for state in states), 30)
 
 
 async def test_writes_go_on_while_the_state_moves_and_none_is_lost(house: StateHouse) -> None:

@@ -11,6 +11,7 @@ from felloe.hubs.lease import Leadership
 from felloe.hubs.members import MemberBook
 from felloe.hubs.records import HUBS, MEMBER, NEXT, HubSet, Next, decode, encode
 from hubs_fakes import FakeLeadership, FakeNode, HubHouse, settle
+from waiting import until
 
 
 def names(*numbers: int) -> list[str]:
@@ -382,9 +383,7 @@ async def test_it_runs_with_a_real_lease() -> None:
     )
     await MemberBook(state).set_role(house.nodes[1].id, "hub", house.now)
     tasks = [asyncio.create_task(leadership.run()), asyncio.create_task(upkeep.run(leadership))]
-    async with asyncio.timeout(10):
-        while house.hubs() != names(1, 2):
-            await asyncio.sleep(0.02)
+    await until(lambda: house.hubs() == names(1, 2))
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)

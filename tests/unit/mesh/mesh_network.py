@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from mesh_rosters import make_record
 
-from felloe.domain.hardware import Hardware
 from felloe.domain.ids import NodeId, id_from_public_key
 from felloe.domain.roster import NodeRecord, Role
 from felloe.mesh.authority import NetworkAuthority
@@ -49,21 +49,7 @@ class Member:
         return NodeId(id_from_public_key(self.public_key))
 
     def record(self, **changes: Any) -> NodeRecord:
-        fields: dict[str, Any] = {
-            "id": self.id,
-            "name": "box",
-            "roles": ("spoke",),
-            "version": "0.1.0",
-            "public_key": self.public_key,
-            "sealing_config": b"sealing",
-            "hardware": Hardware(
-                system="Linux", machine="x86_64", processor="", cores=2, memory_total=1, memory_available=1
-            ),
-            "replicas": (),
-            "started_at": 1.0,
-            "issued_at": 2.0,
-        }
-        return NodeRecord(**(fields | changes))
+        return make_record(self.public_key, **changes)
 
 
 @dataclass

@@ -8,24 +8,15 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mesh_network import Member
+from mesh_streams import count_for_ever
 
 from felloe.domain.ids import NetworkId
 from felloe.mesh.certificates import client_context, hub_tls_name
 from felloe.mesh.connection import Connection
 from felloe.mesh.credentials import Credential, sign_nonce
 from felloe.mesh.exchange import Exchange
-from felloe.mesh.outgoing import Outgoing
 from felloe.mesh.roster_service import RosterService
 from felloe.mesh.session import Login
-
-
-async def trickle(request: bytes, outgoing: Outgoing) -> None:
-    """Answer for ever, a number every 10 ms."""
-    number = 0
-    while True:
-        await outgoing.send(b"%d" % number)
-        number += 1
-        await asyncio.sleep(0.01)
 
 
 async def main() -> None:
@@ -41,7 +32,7 @@ async def main() -> None:
         server_name=hub_tls_name(NetworkId(settings["server_name"])),
     )
     exchange = Exchange(connection, member.id)
-    exchange.serve(trickle)
+    exchange.serve(count_for_ever)
     roster = RosterService(connection, member.record(), sign=key.sign)
     await connection.start()
     await exchange.start()

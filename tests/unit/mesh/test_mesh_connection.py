@@ -19,14 +19,9 @@ from felloe.mesh.connection import Connection
 from felloe.mesh.dial_rules import dial_order, pong_patience, redial_delay
 from felloe.mesh.permissions import inbox
 from felloe.mesh.session import Message
+from waiting import until
 
 SOMEBODY = NodeId("a" * 26)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
@@ -193,7 +188,7 @@ async def test_an_expired_credential_is_replaced_at_the_next_dial(network: Netwo
     downs: list[float] = []
     connection.on_down(lambda: downs.append(time.monotonic()))
     member.credential = network.member().credential  # what another key may use is refused
-    await until(lambda: bool(downs))
+    await until(lambda: downs)
     fresh = network.authority.issue(member.public_key, "spoke", time.time(), seconds=3600)
     member.credential = fresh
     assert await connection.wait_up(10)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from mesh_network import Network
+from mesh_streams import everything, hang
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
@@ -16,12 +17,7 @@ from felloe.mesh.outgoing import Outgoing
 from felloe.mesh.permissions import infer
 from felloe.mesh.stream_rules import PART_BYTES, WINDOW_MESSAGES
 from felloe.mesh.stream_wire import Kind, Opening, encode, encode_open, parse_header, parse_refusal, reply_subject
-
-
-async def everything(incoming: Incoming) -> list[bytes]:
-    heard: list[bytes] = []
-    await incoming.pump(heard.append)
-    return heard
+from waiting import until
 
 
 async def broken(incoming: Incoming) -> tuple[list[bytes], FelloeError]:
@@ -32,12 +28,6 @@ async def broken(incoming: Incoming) -> tuple[list[bytes], FelloeError]:
     return heard, failed.value
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 async def pair(
     network: Network, handler: Callable[[bytes, Outgoing], Awaitable[None]]
 ) -> tuple[Exchange, NodeId, Exchange]:
@@ -45,10 +35,6 @@ async def pair(
     asking, answering = await network.exchange(asker), await network.exchange(answerer)
     answering.serve(handler)
     return asking, answerer.id, answering
-
-
-async def hang(request: bytes, outgoing: Outgoing) -> None:
-    await asyncio.Event().wait()
 
 
 async def test_an_answer_arrives_whole_and_in_order(network: Network) -> None:

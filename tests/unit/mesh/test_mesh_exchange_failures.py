@@ -4,38 +4,18 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mesh_network import Member, Network, child, hub, join
+from mesh_rosters import alive
+from mesh_streams import everything, failure, hang
 
 from felloe.domain.errors import FelloeError
 from felloe.mesh.exchange import Exchange
-from felloe.mesh.incoming import Incoming
 from felloe.mesh.outgoing import Outgoing
 from felloe.mesh.roster_service import RosterService
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-async def everything(incoming: Incoming) -> list[bytes]:
-    heard: list[bytes] = []
-    await incoming.pump(heard.append)
-    return heard
-
-
-async def failure(incoming: Incoming) -> FelloeError:
-    """Read to the failure; the numbers before it have no hole."""
-    heard: list[bytes] = []
-    with pytest.raises(FelloeError) as failed:
-        await incoming.pump(heard.append)
-    assert heard == [b"%d" % number for number in range(len(heard))]
-    return failed.value
+from waiting import until
 
 
 async def asker(network: Network) -> tuple[Member, Exchange, RosterService]:
@@ -47,17 +27,12 @@ async def asker(network: Network) -> tuple[Member, Exchange, RosterService]:
     return member, exchange, roster
 
 
-def knows(roster: RosterService, member: Member) -> bool:
-    seen = roster.snapshot().members.get(member.id)
-    return seen is not None and seen.alive
-
-
 async def test_a_killed_answerer_fails_its_streams_within_a_second(network: Network, tmp_path: Path) -> None:
     await hub(network)
     _, exchange, roster = await asker(network)
     member = network.member()
     async with child(network, member, tmp_path) as process:
-        await until(lambda: knows(roster, member), 20)
+        await until(lambda: member.id in alive(roster))
         streams = [await exchange.open(member.id, b"request") for _ in range(20)]
         reading = [asyncio.create_task(failure(stream)) for stream in streams]
         await until(lambda: exchange.asked == 20)
@@ -71,11 +46,11 @@ async def test_a_frozen_answerer_fails_its_streams_within_the_silence_allowed(ne
     _, exchange, roster = await asker(network)
     member = network.member()
     async with child(network, member, tmp_path) as process:
-        await until(lambda: knows(roster, member), 20)
+        await until(lambda: member.id in alive(roster))
         stream = await exchange.open(member.id, b"request", silence_seconds=2.0)
         heard: list[bytes] = []
         reading = asyncio.create_task(stream.pump(heard.append))
-        await until(lambda: bool(heard))
+        await until(lambda: heard)
         assert heard[0] == b"0"
         os.kill(process.pid, signal.SIGSTOP)
         began = time.monotonic()
@@ -159,9 +134,6 @@ async def test_a_stream_outlives_a_short_gap_in_the_askers_line_when_nothing_was
 
 
 async def test_an_asker_that_is_called_dead_but_lives_learns_that_its_answer_was_stopped(network: Network) -> None:
-    async def hang(request: bytes, outgoing: Outgoing) -> None:
-        await asyncio.Event().wait()
-
     answerer, member = network.member(), network.member()
     answering = await network.exchange(answerer)
     answering.serve(hang)

@@ -23,6 +23,7 @@ from felloe.mesh.join_client import Welcomed
 from felloe.mesh.join_token import Address, JoinToken, write_token
 from felloe.mesh.nats_jwt import read_token
 from felloe.mesh.rotation import found, rotate, rotate_root
+from waiting import until
 
 
 @pytest.fixture
@@ -330,9 +331,7 @@ async def test_a_body_that_trickles_is_given_up(hub: Hub, monkeypatch: pytest.Mo
         answer = asyncio.create_task(
             client.post("/v1/join", content=trickle(), headers={"Content-Type": "application/json"})
         )
-        async with asyncio.timeout(5):
-            while not hub.received:
-                await asyncio.sleep(0.01)
+        await until(lambda: hub.received, 5)
         reader, writer = await raw_connection(hub)
         writer.write(
             b"POST /v1/join HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"

@@ -29,6 +29,7 @@ from felloe.mesh.nats_server import NatsServer, find_binary
 from felloe.mesh.rotation import found
 from felloe.mesh.server_config import MessageSettings, render_message_config
 from mesh_servers import message_server, message_settings
+from waiting import until
 
 
 def raw(key: Ed25519PrivateKey) -> bytes:
@@ -260,9 +261,7 @@ async def test_an_answerer_may_reply_only_to_what_it_was_asked(hub: Hub) -> None
     assert errors == []
     await answering.publish(permissions.inbox(asker.id) + ".s2", b"injected")
     await answering.flush()
-    async with asyncio.timeout(5):  # the client tells errors in a task of its own, which may run after the flush
-        while not errors:
-            await asyncio.sleep(0.01)
+    await until(lambda: errors, 5)  # the client tells errors in a task of its own, which may run after the flush
     assert all(".s2" in error for error in errors)
     await asking.close()
     await answering.close()

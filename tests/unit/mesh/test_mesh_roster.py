@@ -4,36 +4,21 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 from mesh_network import Member, Network, child, hub, join
+from mesh_rosters import alive, make_replica, name_of
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
-from felloe.domain.models import Model
-from felloe.domain.roster import Load, Replica, Roster
+from felloe.domain.roster import Load, Roster
 from felloe.mesh.permissions import roster_gone, roster_load, roster_record
 from felloe.mesh.roster_service import RosterService
 from felloe.mesh.roster_wire import Heartbeat, RosterPage, RosterRequest, SignedRecord, encode_record
 from felloe.mesh.services import HubClient, HubServices
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-def alive(roster: RosterService) -> set[NodeId]:
-    return {node for node, member in roster.snapshot().members.items() if member.alive}
-
-
-def replica(name: str) -> Replica:
-    model = Model(name=name, digest="", size=1, architecture="llama", quantisation="q8_0", context=2048)
-    return Replica(model=model, engine="llama.cpp", state="ready", slots=4, context=512)
+from waiting import until
 
 
 async def test_all_nodes_know_each_other_and_themselves(network: Network) -> None:
@@ -66,7 +51,7 @@ async def test_a_change_of_record_or_load_reaches_everybody(network: Network) ->
     changes: list[Roster] = []
     listening.on_change(changes.append)
     await until(lambda: speaker.id in alive(listening))
-    speaking.set_record(speaker.record(replicas=(replica("tiny-python"),)))
+    speaking.set_record(speaker.record(replicas=(make_replica("tiny-python"),)))
     speaking.set_load(lambda: Load(active={"tiny-python": 3}, waiting={"tiny-python": 1}))
     await until(
         lambda: (
@@ -145,13 +130,8 @@ async def test_a_node_that_starts_anew_is_announced_as_lost_once(network: Networ
     for issued_at, started_at in ((5.0, 1.0), (6.0, 1.0), (7.0, 2.0)):
         record = speaker.record(issued_at=issued_at, started_at=started_at, name=f"box {issued_at}")
         await line.publish(roster_record(speaker.id), encode_record(record, speaker.key.sign))
-    await until(lambda: _name(listening, speaker.id) == "box 7.0")
+    await until(lambda: name_of(listening, speaker.id) == "box 7.0")
     assert lost == [speaker.id]
-
-
-def _name(roster: RosterService, node: NodeId) -> str | None:
-    member = roster.snapshot().members.get(node)
-    return member.record.name if member else None
 
 
 async def test_an_older_record_never_replaces_a_newer_one(network: Network) -> None:
@@ -164,7 +144,7 @@ async def test_an_older_record_never_replaces_a_newer_one(network: Network) -> N
     await line.flush()
     await join(network, marker)
     await until(lambda: marker.id in alive(listening))
-    assert _name(listening, speaker.id) == "box 7.0"
+    assert name_of(listening, speaker.id) == "box 7.0"
 
 
 def forged(member: Member, other: Member) -> list[bytes]:
@@ -192,8 +172,8 @@ def forged(member: Member, other: Member) -> list[bytes]:
         encode_record(member.record(started_at=float("nan")), sign),
         encode_record(member.record(name="\x1b[2J"), sign),
         encode_record(member.record(name="x" * 600), sign),
-        encode_record(member.record(replicas=(replica("../../etc"),)), sign),
-        encode_record(member.record(replicas=(msgspec.structs.replace(replica("m"), slots=-1),)), sign),
+        encode_record(member.record(replicas=(make_replica("../../etc"),)), sign),
+        encode_record(member.record(replicas=(msgspec.structs.replace(make_replica("m"), slots=-1),)), sign),
     ]
 
 
@@ -208,7 +188,7 @@ async def test_no_forged_record_is_believed(network: Network) -> None:
     good = encode_record(speaker.record(issued_at=5.0, name="good"), speaker.key.sign)
     await line.publish(roster_record(speaker.id), good)
     await until(lambda: speaker.id in alive(listening))
-    assert _name(listening, speaker.id) == "good"
+    assert name_of(listening, speaker.id) == "good"
     assert other.id not in listening.snapshot().members
 
 
@@ -225,7 +205,7 @@ async def test_nobody_speaks_for_another(network: Network) -> None:
     victims.set_load(lambda: Load(active={"m": 1}))
     await until(lambda: listening.snapshot().members[victim.id].load.active == {"m": 1})
     assert victim.id in alive(listening)
-    assert _name(listening, victim.id) == "box"
+    assert name_of(listening, victim.id) == "box"
 
 
 async def test_a_hub_cannot_make_up_members(network: Network) -> None:
@@ -253,7 +233,7 @@ async def test_a_hub_cannot_make_up_members(network: Network) -> None:
 async def test_a_record_that_others_would_refuse_is_an_error_here(network: Network) -> None:
     member = network.member()
     roster = await join(network, member)
-    for bad in ({"name": "\n"}, {"replicas": tuple(replica(f"model-{n}") for n in range(2000))}):
+    for bad in ({"name": "\n"}, {"replicas": tuple(make_replica(f"model-{n}") for n in range(2000))}):
         with pytest.raises(FelloeError) as refused:
             roster.set_record(member.record(**bad))
         assert refused.value.code == "bad_config"
@@ -264,7 +244,7 @@ async def test_the_hubs_roster_comes_in_bounded_pages(network: Network) -> None:
     line = await network.connect(network.member())
     for _ in range(25):
         member = network.member()
-        record = member.record(issued_at=5.0, replicas=tuple(replica(f"model-{n}") for n in range(200)))
+        record = member.record(issued_at=5.0, replicas=tuple(make_replica(f"model-{n}") for n in range(200)))
         signed = encode_record(record, member.key.sign)
         roster._note(roster._census.hear_record(record, signed, time.monotonic()))
     after, seen, pages = "", 0, 0
@@ -283,7 +263,7 @@ async def test_a_killed_node_is_known_dead_within_a_second(network: Network, tmp
     await hub(network)
     watching, member = await join(network, network.member()), network.member()
     async with child(network, member, tmp_path) as process:
-        await until(lambda: member.id in alive(watching), 20)
+        await until(lambda: member.id in alive(watching))
         lost = asyncio.Event()
         watching.on_loss(lambda node: lost.set() if node == member.id else None)
         process.kill()
@@ -297,14 +277,14 @@ async def test_a_frozen_node_is_known_dead_within_six_seconds_and_alive_when_it_
     await hub(network)
     watching, member = await join(network, network.member()), network.member()
     async with child(network, member, tmp_path) as process:
-        await until(lambda: member.id in alive(watching), 20)
+        await until(lambda: member.id in alive(watching))
         lost = asyncio.Event()
         watching.on_loss(lambda node: lost.set() if node == member.id else None)
         os.kill(process.pid, signal.SIGSTOP)
         await asyncio.wait_for(lost.wait(), 6.0)
         assert member.id not in alive(watching)
         os.kill(process.pid, signal.SIGCONT)
-        await until(lambda: member.id in alive(watching), 10)
+        await until(lambda: member.id in alive(watching))
 
 
 async def test_a_node_with_a_second_line_outlives_the_first(network: Network) -> None:

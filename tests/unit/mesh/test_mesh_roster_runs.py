@@ -2,91 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from mesh_box import Box, open_boxes
+from mesh_rosters import name_of
 
-from felloe.domain.hardware import Hardware
-from felloe.domain.ids import NodeId, id_from_public_key
+from felloe.domain.ids import NodeId
 from felloe.domain.roster import Load, NodeRecord
-from felloe.mesh.connection import Connection
 from felloe.mesh.permissions import roster_load, roster_record
-from felloe.mesh.roster_service import RosterService
 from felloe.mesh.roster_wire import Heartbeat, RosterPage, RosterRequest, decode_heartbeat, encode_record
 from felloe.mesh.services import HubServices
-from plain_hubs import PlainHubs
-
-HARDWARE = Hardware(system="Linux", machine="x", processor="", cores=1, memory_total=1, memory_available=1)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-class Box:
-    """A node key, and what runs with it."""
-
-    def __init__(self, hubs: PlainHubs) -> None:
-        self.key = Ed25519PrivateKey.generate()
-        self.hubs = hubs
-        self.id = NodeId(id_from_public_key(self.key.public_key().public_bytes_raw()))
-        self._open: list[Any] = []
-
-    def record(self, **changes: Any) -> NodeRecord:
-        fields: dict[str, Any] = {
-            "id": self.id,
-            "name": "box",
-            "roles": ("spoke",),
-            "version": "0.1.0",
-            "public_key": self.key.public_key().public_bytes_raw(),
-            "sealing_config": b"",
-            "hardware": HARDWARE,
-            "replicas": (),
-            "started_at": time.time(),
-            "issued_at": 1.0,
-        }
-        return NodeRecord(**(fields | changes))
-
-    async def line(self) -> Connection:
-        line = Connection(self.hubs.urls, self.id)
-        self._open.append(line)
-        await line.start()
-        return line
-
-    async def run(
-        self, *, listen: Callable[[RosterService], None] = lambda _: None, wall: Callable[[], float] = time.time
-    ) -> RosterService:
-        line = await self.line()
-        roster = RosterService(line, self.record(started_at=wall()), sign=self.key.sign, wall=wall)
-        listen(roster)
-        self._open.append(roster)
-        await roster.start()
-        return roster
-
-    async def close(self) -> None:
-        for opened in reversed(self._open):
-            await opened.close()
-        self._open.clear()
+from waiting import until
 
 
 @pytest.fixture
 async def boxes(tmp_path: Path) -> AsyncIterator[list[Box]]:
-    async with PlainHubs(1, tmp_path) as hubs:
-        made = [Box(hubs) for _ in range(3)]
-        yield made
-        for box in made:
-            await box.close()
-
-
-def name_of(roster: RosterService, node: NodeId) -> str | None:
-    member = roster.snapshot().members.get(node)
-    return member.record.name if member else None
+    async with open_boxes(3, tmp_path) as opened:
+        yield opened
 
 
 # New lines
@@ -172,7 +107,7 @@ async def test_two_runs_with_one_key_learn_of_each_other_at_once(boxes: list[Box
     heard: dict[str, list[NodeRecord]] = {"first": [], "second": []}
     first = await boxes[0].run(listen=lambda roster: roster.on_double(heard["first"].append))
     second = await boxes[0].run(listen=lambda roster: roster.on_double(heard["second"].append))
-    await until(lambda: bool(heard["first"]) and bool(heard["second"]), 5)
+    await until(lambda: heard["first"] and heard["second"], 5)
     assert heard["first"][0].started_at == second._record.started_at
     assert heard["second"][0].started_at == first._record.started_at
     assert first._record.started_at < second._record.started_at

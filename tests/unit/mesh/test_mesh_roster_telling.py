@@ -2,18 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from mesh_box import Box, open_boxes
+from mesh_rosters import alive, make_replica
 
-from felloe.domain.hardware import Hardware
-from felloe.domain.ids import NodeId, id_from_public_key
-from felloe.domain.models import Model
-from felloe.domain.roster import Load, NodeRecord, Replica
+from felloe.domain.ids import NodeId
+from felloe.domain.roster import Load, NodeRecord
 from felloe.mesh import roster_telling, telling_rules
 from felloe.mesh.connection import Connection
 from felloe.mesh.permissions import digest, roster_load, roster_record
@@ -21,101 +20,31 @@ from felloe.mesh.roster_service import RosterService
 from felloe.mesh.roster_telling import Telling
 from felloe.mesh.roster_wire import BadRecord, Digest, Heartbeat, Standing, decode_digest, encode_record
 from felloe.mesh.rules import Census
-from felloe.mesh.services import HubServices
 from plain_hubs import PlainHubs
+from waiting import until
 
-HARDWARE = Hardware(system="Linux", machine="x", processor="", cores=1, memory_total=9, memory_available=1)
 CROWD = 4
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-class Box:
-    """A node key, and what runs with it."""
-
-    def __init__(self, hubs: PlainHubs) -> None:
-        self.key = Ed25519PrivateKey.generate()
-        self.hubs = hubs
-        self.id = NodeId(id_from_public_key(self.key.public_key().public_bytes_raw()))
-        self._open: list[Any] = []
-
-    def record(self, **changes: Any) -> NodeRecord:
-        fields: dict[str, Any] = {
-            "id": self.id,
-            "name": "box",
-            "roles": ("spoke",),
-            "version": "0.1.0",
-            "public_key": self.key.public_key().public_bytes_raw(),
-            "sealing_config": b"",
-            "hardware": HARDWARE,
-            "replicas": (),
-            "started_at": time.time(),
-            "issued_at": 1.0,
-        }
-        return NodeRecord(**(fields | changes))
-
-    def signed(self, **changes: Any) -> bytes:
-        return encode_record(self.record(**changes), self.key.sign)
-
-    async def line(self) -> Connection:
-        line = Connection(self.hubs.urls, self.id)
-        self._open.append(line)
-        await line.start()
-        return line
-
-    async def run(self, *, is_hub: bool = False) -> RosterService:
-        line = await self.line()
-        role = "hub" if is_hub else "spoke"
-        roster = RosterService(line, self.record(roles=(role,)), sign=self.key.sign, crowd=CROWD)
-        self._open.append(roster)
-        if is_hub:
-            services = HubServices(line)
-            self._open.append(services)
-            await roster.serve(services)
-        await roster.start()
-        return roster
-
-    async def close(self) -> None:
-        for opened in reversed(self._open):
-            await opened.close()
-        self._open.clear()
 
 
 @pytest.fixture
 async def boxes(tmp_path: Path) -> AsyncIterator[list[Box]]:
-    async with PlainHubs(1, tmp_path) as hubs:
-        made = [Box(hubs) for _ in range(6)]
-        yield made
-        for box in made:
-            await box.close()
-
-
-def alive(roster: RosterService) -> set[NodeId]:
-    return {node for node, member in roster.snapshot().members.items() if member.alive}
+    async with open_boxes(6, tmp_path) as opened:
+        yield opened
 
 
 async def crowd(boxes: list[Box]) -> list[RosterService]:
     """A hub and four others, who listen to the hub alone by now."""
-    rosters = [await box.run(is_hub=number == 0) for number, box in enumerate(boxes[:5])]
+    rosters = [await box.run(is_hub=number == 0, crowd=CROWD) for number, box in enumerate(boxes[:5])]
     await until(lambda: not any(roster._listening.to_all for roster in rosters[1:]))
     await until(lambda: all(len(alive(roster)) == 5 for roster in rosters))
     return rosters
-
-
-def replica(name: str) -> Replica:
-    model = Model(name=name, digest="", size=1, architecture="llama", quantisation="q8_0", context=2048)
-    return Replica(model=model, engine="llama.cpp", state="ready", slots=4, context=512)
 
 
 # What everybody learns
 
 
 async def test_in_a_small_network_everybody_hears_everybody(boxes: list[Box]) -> None:
-    hub, spoke = await boxes[0].run(is_hub=True), await boxes[1].run()
+    hub, spoke = await boxes[0].run(is_hub=True, crowd=CROWD), await boxes[1].run(crowd=CROWD)
     await until(lambda: len(alive(spoke)) == 2)
     heard: list[bytes] = []
     line = await boxes[2].line()
@@ -129,7 +58,7 @@ async def test_loads_and_records_reach_all_by_the_hub(boxes: list[Box]) -> None:
     rosters = await crowd(boxes)
     speaker = boxes[1].id
     rosters[1].set_load(lambda: Load(active={"m": 3}))
-    rosters[1].set_record(boxes[1].record(started_at=rosters[1]._record.started_at, replicas=(replica("m"),)))
+    rosters[1].set_record(boxes[1].record(started_at=rosters[1]._record.started_at, replicas=(make_replica("m"),)))
     for roster in rosters:
         await until(lambda: roster.snapshot().members[speaker].load.active == {"m": 3})  # noqa: B023
         await until(lambda: roster.snapshot().members[speaker].record.replicas != ())  # noqa: B023
@@ -141,7 +70,7 @@ async def test_a_node_that_leaves_is_dead_for_all_at_once_and_alive_when_it_is_b
     await boxes[4].close()
     await line.publish(f"roster.gone.{boxes[4].id}", b"")
     await until(lambda: all(boxes[4].id not in alive(roster) for roster in rosters[:4]))
-    again = await boxes[4].run()
+    again = await boxes[4].run(crowd=CROWD)
     await until(lambda: all(boxes[4].id in alive(roster) for roster in rosters[:4]))
     await until(lambda: len(alive(again)) == 5)
 
@@ -201,10 +130,9 @@ async def test_a_copy_of_a_home_shows_in_a_large_network_too(boxes: list[Box]) -
     rosters = await crowd(boxes)
     heard: list[NodeRecord] = []
     rosters[1].on_double(heard.append)
-    copy = Box(boxes[1].hubs)
-    copy.key, copy.id = boxes[1].key, boxes[1].id
-    await copy.run()
-    await until(lambda: bool(heard))
+    copy = Box(boxes[1].hubs, boxes[1].key)
+    await copy.run(crowd=CROWD)
+    await until(lambda: heard)
     await copy.close()
 
 

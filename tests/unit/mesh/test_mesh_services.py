@@ -1,7 +1,6 @@
 """Questions to a hub, over the real server."""
 
 import asyncio
-from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -12,6 +11,7 @@ from felloe.mesh import services as hub_services
 from felloe.mesh.permissions import hub_service
 from felloe.mesh.services import MAX_AT_WORK, MAX_PER_ASKER, MAX_QUESTION_BYTES, HubClient, HubServices
 from felloe.mesh.state import StateValue
+from waiting import until
 
 
 class Sum(msgspec.Struct, array_like=True):
@@ -20,12 +20,6 @@ class Sum(msgspec.Struct, array_like=True):
 
 class Total(msgspec.Struct, array_like=True):
     total: int
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def hub(network: Network) -> HubServices:
