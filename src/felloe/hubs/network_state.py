@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
 from felloe.hubs.generations import TEND_SECONDS, Generations
-from felloe.hubs.records import GENERATION, LEASE, NEXT, Change, Lease, Next, Revision, Watcher, decode, encode
+from felloe.hubs.records import BARRIER, GENERATION, LEASE, NEXT, Change, Lease, Next, Revision, Watcher, decode, encode
 from felloe.hubs.saved_state import SavedState, write_saved
 from felloe.hubs.state_server import StatePlace
 from felloe.hubs.store import Conflict, Entry, Store
@@ -149,16 +149,11 @@ class NetworkState:
         after = store.sequence
         before = store.get(key)
         value = function(before)
-        if value == before:
-            return before
-        try:
-            await store.write(key, value, after)
-        except FelloeError as error:
-            if error.code != "network_unreachable" or not await store.read_to(after + 1, 1.0):
-                raise
-            # The write may be the one that came next, although nobody said so.
-            if store.entries.get(key) != Entry(value, after + 1):
-                raise Conflict from error
+        if value != before:
+            await _write(store, key, value, after)
+        else:
+            # In a copy that is late there may seem to be nothing to do; only a write shows that it is not late.
+            await _write(store, BARRIER, b"%d" % after, after)
         return value
 
     async def _open_store(self) -> Store:
@@ -199,6 +194,17 @@ class NetworkState:
             write_saved(self._save_bytes, self.generations.current, self.generations.entries())
         except (FelloeError, OSError) as error:
             logger.error("the copy of the network's state was not saved: %s", error)
+
+
+async def _write(store: Store, key: str, value: bytes | None, after: int) -> None:
+    try:
+        await store.write(key, value, after)
+    except FelloeError as error:
+        if error.code != "network_unreachable" or not await store.read_to(after + 1, 1.0):
+            raise
+        # The write may be the one that came next, although nobody said so.
+        if store.entries.get(key) != Entry(value, after + 1):
+            raise Conflict from error
 
 
 def _check_term(store: Store, term: int | None) -> None:

@@ -13,6 +13,7 @@ LEASE = "lease"
 HUBS = "hubs"
 GENERATION = "generation"
 NEXT = "next"
+BARRIER = "barrier"
 MEMBER = "member."
 INVITATION = "invitation."
 
@@ -108,7 +109,7 @@ class State(Protocol):
 
 
 class Change(Protocol):
-    """Gives a key's new value from the present one; None deletes, the same value writes nothing."""
+    """Gives a key's new value from the present one; None deletes, the same value leaves it as it is."""
 
     def __call__(self, before: bytes | None, /) -> bytes | None: ...
 

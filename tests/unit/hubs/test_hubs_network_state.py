@@ -71,6 +71,22 @@ async def test_the_state_moves_from_one_hub_to_three_and_every_hub_writes(house:
     assert sorted(value.decode().removeprefix("[]")) == sorted("0" * 10 + "1" * 10 + "2" * 10)
 
 
+async def test_a_hub_whose_copy_is_late_does_not_find_that_nothing_is_to_be_done(house: StateHouse) -> None:
+    states = await three(house)
+    late = states[1].generations.store
+    assert late is not None
+    await until(lambda: {state.get("keys") for state in states} == {b"[]"})
+    await late.close()
+    await states[0].change("keys", lambda _: b"[1]")
+    assert states[1].get("keys") == b"[]", "it has not read that yet"
+    revoking = asyncio.create_task(states[1].change("keys", lambda _: b"[]"))
+    await asyncio.wait({revoking}, timeout=0.3)
+    await late.start()
+    assert await revoking == b"[]"
+    await until(lambda: {state.get("keys") for state in states} == {b"[]"})
+    assert states[1].revision.sequence == max(state.revision.sequence for state in states)
+
+
 async def test_a_write_is_not_lost_when_a_server_is_killed(house: StateHouse) -> None:
     states = await three(house)
     hubs = list(house.hubs.values())
