@@ -8,17 +8,14 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import TypeVar
 
-import msgspec
-
-from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
 from felloe.domain.roster import Load, NodeRecord, Roster
 from felloe.mesh.connection import Connection
 from felloe.mesh.doubles import ENOUGH, Doubles
-from felloe.mesh.permissions import roster_load, roster_record
 from felloe.mesh.roster_hearsay import Hearsay
 from felloe.mesh.roster_listening import Listening
 from felloe.mesh.roster_snapshots import Snapshots
+from felloe.mesh.roster_speaking import RECORD_SECONDS, Speaking
 from felloe.mesh.roster_sync import SERVICE, STANDINGS, RosterSync, page_of
 from felloe.mesh.roster_telling import Telling
 from felloe.mesh.roster_wire import (
@@ -27,22 +24,18 @@ from felloe.mesh.roster_wire import (
     RosterPage,
     RosterRequest,
     StandingsRequest,
-    check_load,
     decode_digest,
     decode_heartbeat,
     decode_record,
-    encode_record,
     parse_id,
 )
-from felloe.mesh.rules import Census, Heard, Pulse, what_counts
+from felloe.mesh.rules import Census, Heard, Pulse
 from felloe.mesh.services import HubClient, HubServices
 from felloe.mesh.session import Message
-from felloe.mesh.telling_rules import CROWD, spacing
+from felloe.mesh.telling_rules import CROWD
 
 logger = logging.getLogger(__name__)
 
-RECORD_SECONDS = 10.0
-HEARTBEAT_SECONDS = 1.0
 SWEEP_SECONDS = 0.5
 BATCH_SECONDS = 0.05
 INTRODUCTIONS_PER_SECOND = 1000
@@ -71,19 +64,11 @@ class RosterService:
     ) -> None:
         self._connection = connection
         self._this = record.id
-        self._sign = sign
         self._clock = clock
-        self._issuing_since = wall() - clock()
         self._random = random or Random()  # noqa: S311  only spreads messages
         self._doubles = Doubles(record.started_at)
         self._banned: frozenset[NodeId] = frozenset()
-        self._session = 0
         self._down_since: float | None = clock() - RECORD_SECONDS
-        self._record: NodeRecord = record
-        self._load = Load()
-        self._read_load = Load
-        self._load_is_stale = False
-        self._signed = b""
         self._census = Census(clock())
         self._snapshots = Snapshots(self._this, self._census, clock, wall)
         self._hearsay = Hearsay(
@@ -97,17 +82,24 @@ class RosterService:
         self._sync = RosterSync(HubClient(connection), self._hearsay, clock=clock, random=self._random)
         self._listening = Listening(connection, self._on_message, self._on_digest, clock)
         self._telling = Telling(connection, self._census, clock=clock, crowd=crowd)
+        self._speaking = Speaking(
+            connection,
+            record,
+            sign=sign,
+            known=lambda: len(self._census.known),
+            clock=clock,
+            wall=wall,
+            random=self._random,
+        )
         self._batch: asyncio.TimerHandle | None = None
         self._introduction: asyncio.TimerHandle | None = None
         self._change_callbacks: list[Callable[[Roster], None]] = []
         self._loss_callbacks: list[Callable[[NodeId], None]] = []
         self._move_callbacks: list[Callable[[NodeId], None]] = []
         self._double_callbacks: list[Callable[[NodeRecord], None]] = []
-        self._say_record = asyncio.Event()
-        self._say_load = asyncio.Event()
         self._settle = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self.set_record(record)
+        self._hear_self()
         connection.on_up(self._line_up)
         connection.on_down(self._line_down)
 
@@ -141,39 +133,22 @@ class RosterService:
 
     def set_record(self, record: NodeRecord) -> None:
         """Say this about this node from now on; `issued_at` is filled in. Raises `bad_config` when it is too large."""
-        newest = self._issuing_since + self._clock()
-        if self._signed:
-            newest = max(newest, self._record.issued_at + 0.001)
-        is_old = bool(self._signed) and what_counts(record) == what_counts(self._record)
-        changed_at = self._record.changed_at if is_old else newest
-        record = msgspec.structs.replace(record, id=self._this, issued_at=newest, changed_at=changed_at)
-        try:
-            signed = encode_record(record, self._sign)
-            decode_record(signed)
-        except BadRecord as error:
-            raise FelloeError("bad_config", f"this node's record would be refused: {error}") from error
-        self._record, self._signed = record, signed
-        self._say_record.set()
-        self._note(self._census.hear_record(record, signed, self._clock()))
+        self._speaking.set_record(record)
+        self._hear_self()
 
     def set_load(self, read: Callable[[], Load]) -> None:
         """This node is as busy as `read` tells; call again when that may have changed.
 
         `read` is asked when the network is told, at most every 50 ms, so a call costs nothing for each request.
         """
-        self._read_load = read
-        if self._load_is_stale:
-            return
-        self._load_is_stale = True
-        self._say_load.set()
-        self._publish_soon()
+        if self._speaking.set_load(read):
+            self._publish_soon()
 
     async def start(self) -> None:
         """Listen to the others, speak, and ask a hub who is there."""
         await self._listening.start()
         self._tasks = [
-            asyncio.create_task(self._say_for_ever(self._say_record, RECORD_SECONDS, self._tell_record)),
-            asyncio.create_task(self._say_for_ever(self._say_load, HEARTBEAT_SECONDS, self._tell_load)),
+            asyncio.create_task(self._speaking.run(self._refresh_load)),
             asyncio.create_task(self._sweep_for_ever()),
             asyncio.create_task(self._tell_all_for_ever()),
             asyncio.create_task(self._sync.run()),
@@ -246,13 +221,13 @@ class RosterService:
         return heard
 
     def _hear_own_id(self, what: str, data: bytes) -> None:
-        if what != "record" or data == self._signed:
+        if what != "record" or data == self._speaking.signed:
             return
         record = decode_record(data)
         records = self._doubles.hear(record) if record.id == self._this else 0
         if 0 < records <= ENOUGH:
             # The other one hears this, and says its own once more: so both are certain at once.
-            self.set_record(self._record)
+            self.set_record(self._speaking.record)
         if records >= ENOUGH:
             _call_all(self._double_callbacks, record)
 
@@ -260,7 +235,7 @@ class RosterService:
         if node != self._this:
             return self._census.hear_gone(node, self._clock())
         # A hub saw an earlier connection of this node close; tell everybody that it lives.
-        self._say_load.set()
+        self._speaking.say_load()
         return Heard()
 
     def _on_digest(self, message: Message) -> None:
@@ -268,7 +243,7 @@ class RosterService:
             hub = parse_id(message.subject.partition(".")[2])
             if hub in self._banned or hub == self._this:
                 return
-            if self._is_hub:
+            if self._speaking.is_hub:
                 self._telling.heard(hub)
                 return
             digest = decode_digest(message.data)
@@ -283,7 +258,9 @@ class RosterService:
     def _introduce(self) -> None:
         """A hub has just started and must know everybody, to tell newcomers; not all speak at the same moment."""
         crowd = len(self._census.known) / INTRODUCTIONS_PER_SECOND
-        self._introduction = asyncio.get_running_loop().call_later(self._random.random() * crowd, self._say_record.set)
+        self._introduction = asyncio.get_running_loop().call_later(
+            self._random.random() * crowd, self._speaking.say_record
+        )
 
     async def _sweep_for_ever(self) -> None:
         while True:
@@ -293,9 +270,9 @@ class RosterService:
             self._settle.clear()
             now = self._clock()
             self._refresh_load()
-            self._census.hear_load(self._this, self._load, now)
+            self._census.hear_load(self._this, self._speaking.load, now)
             self._note(self._census.sweep(now))
-            if await self._listening.settle(is_hub=self._is_hub):
+            if await self._listening.settle(is_hub=self._speaking.is_hub):
                 self._census.judges_anew(self._clock())
 
     # What the snapshot shows
@@ -328,32 +305,23 @@ class RosterService:
         _call_all(self._change_callbacks, self._snapshots.build())
 
     def _refresh_load(self) -> None:
-        """Ask how busy this node is, when that may have changed."""
-        if not self._load_is_stale:
-            return
-        self._load_is_stale = False
-        load = self._read_load()
-        if load == self._load:
-            return
-        try:
-            check_load(load)
-        except BadRecord:
-            logger.error("this node's load cannot be told: the others would refuse it")
-            return
-        self._load = load
-        changed = self._census.hear_load(self._this, load, self._clock()).changed
-        self._telling.note(changed)
-        self._snapshots.changed(changed)
+        """Take up how busy this node is, when that has changed."""
+        if self._speaking.refresh_load():
+            changed = self._census.hear_load(self._this, self._speaking.load, self._clock()).changed
+            self._telling.note(changed)
+            self._snapshots.changed(changed)
 
-    # What this node says
+    def _hear_self(self) -> None:
+        """This node is a member like the others, as it says of itself."""
+        self._note(self._census.hear_record(self._speaking.record, self._speaking.signed, self._clock()))
+
+    # The line and the hubs
 
     def _line_up(self) -> None:
-        self._session += 1
-        # A newer record tells whoever gave this node up that it can be asked again.
-        self.set_record(self._record)
-        self._say_load.set()
+        self._speaking.begin_session()
+        self._hear_self()
         self._listening.line_up()
-        if self._listening.was_told and not self._is_hub:
+        if self._listening.was_told and not self._speaking.is_hub:
             self._sync.want_standings()
         elif self._down_since is not None and self._clock() - self._down_since >= RECORD_SECONDS:
             self._sync.want_all()
@@ -363,36 +331,14 @@ class RosterService:
         self._listening.line_down()
         self._down_since = self._clock()
 
-    async def _say_for_ever(self, wake: asyncio.Event, seconds: float, tell: Callable[[], tuple[str, bytes]]) -> None:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds * (0.9 + 0.2 * self._random.random())):
-                    await wake.wait()
-            wake.clear()
-            with contextlib.suppress(FelloeError):
-                await self._connection.publish(*tell())
-            await asyncio.sleep(spacing(len(self._census.known)))
-
     async def _tell_all_for_ever(self) -> None:
         """On a hub of a large network: tell everybody how all stand."""
         while True:
             await self._telling.wait()
-            if self._is_hub:
+            if self._speaking.is_hub:
                 await self._telling.tell()
             else:
                 self._telling.cease()
-
-    @property
-    def _is_hub(self) -> bool:
-        return "hub" in self._record.roles
-
-    def _tell_record(self) -> tuple[str, bytes]:
-        return roster_record(self._this), self._signed
-
-    def _tell_load(self) -> tuple[str, bytes]:
-        self._refresh_load()
-        heartbeat = Heartbeat(self._load, self._record.issued_at, self._session, self._record.started_at)
-        return roster_load(self._this), msgspec.msgpack.encode(heartbeat)
 
     def _want(self, node: NodeId) -> None:
         self._sync.want(node)

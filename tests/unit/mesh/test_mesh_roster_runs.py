@@ -67,10 +67,10 @@ async def test_a_clock_that_is_set_does_not_stop_what_a_node_says(boxes: list[Bo
     for jump in (-3600.0, 3600.0):
         clock = 0.0
         roster = await boxes[0].run(wall=lambda: time.time() + clock)  # noqa: B023
-        issued = roster._record.issued_at
+        issued = roster._speaking.record.issued_at
         clock = jump
-        roster.set_record(roster._record)
-        assert 0 < roster._record.issued_at - issued < 60
+        roster.set_record(roster._speaking.record)
+        assert 0 < roster._speaking.record.issued_at - issued < 60
 
 
 async def test_a_node_that_starts_again_with_an_earlier_clock_is_believed(boxes: list[Box]) -> None:
@@ -108,9 +108,9 @@ async def test_two_runs_with_one_key_learn_of_each_other_at_once(boxes: list[Box
     first = await boxes[0].run(listen=lambda roster: roster.on_double(heard["first"].append))
     second = await boxes[0].run(listen=lambda roster: roster.on_double(heard["second"].append))
     await until(lambda: heard["first"] and heard["second"], 5)
-    assert heard["first"][0].started_at == second._record.started_at
-    assert heard["second"][0].started_at == first._record.started_at
-    assert first._record.started_at < second._record.started_at
+    assert heard["first"][0].started_at == second._speaking.record.started_at
+    assert heard["second"][0].started_at == first._speaking.record.started_at
+    assert first._speaking.record.started_at < second._speaking.record.started_at
 
 
 async def test_the_echo_of_its_own_former_run_does_not_frighten_a_node(boxes: list[Box]) -> None:

@@ -58,7 +58,9 @@ async def test_loads_and_records_reach_all_by_the_hub(boxes: list[Box]) -> None:
     rosters = await crowd(boxes)
     speaker = boxes[1].id
     rosters[1].set_load(lambda: Load(active={"m": 3}))
-    rosters[1].set_record(boxes[1].record(started_at=rosters[1]._record.started_at, replicas=(make_replica("m"),)))
+    rosters[1].set_record(
+        boxes[1].record(started_at=rosters[1]._speaking.record.started_at, replicas=(make_replica("m"),))
+    )
     for roster in rosters:
         await until(lambda: roster.snapshot().members[speaker].load.active == {"m": 3})  # noqa: B023
         await until(lambda: roster.snapshot().members[speaker].record.replicas != ())  # noqa: B023
