@@ -51,6 +51,7 @@ chaos: $(VENV)/dev ## half an hour of faults on a network under load; make chaos
 bench: $(VENV)/dev ## every benchmark beside its peers; takes a while
 	$(BIN)/python benchmarks/gateway.py
 	$(BIN)/python benchmarks/resume.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/leader.py
 	$(BIN)/python benchmarks/idle.py
 
 SCALE ?= --spokes 100,500,1000

@@ -38,6 +38,7 @@ class Stream:
     """One answer as a client sees it; `times` are the arrivals of its pieces, `sizes` the text's length after each."""
 
     topic: str
+    asked: float = field(default_factory=time.monotonic)
     text: str = ""
     times: list[float] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
@@ -111,9 +112,15 @@ class Clients:
         self._stopping = threading.Event()
         self.done: list[Stream] = []
         self.current: dict[int, Stream] = {}
-        self._threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(count)]
+        self._count = count
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
+        """Ask; after `stop` also anew."""
+        self._stopping.clear()
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(self._count)
+        ]
         for thread in self._threads:
             thread.start()
 
