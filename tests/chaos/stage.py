@@ -206,8 +206,8 @@ class Stage:
         )
 
     def ended(self) -> Collection[ChaosNode]:
-        """Members whose process has ended."""
-        return [node for node in self.members.values() if not node.lives]
+        """Members that were started and whose process has ended."""
+        return [node for node in self.members.values() if node.process is not None and not node.lives]
 
     def close(self) -> None:
         """End every process, spokes first."""
