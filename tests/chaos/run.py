@@ -152,6 +152,9 @@ class Run:
     async def _wave(self, wave: tuple[Fault, ...], prompts: list[Prompt]) -> bool:
         """One wave, and the quiet time after it; what is not whole then is started anew. False: it cannot go on."""
         scene = await self._stage.scene()
+        scene = scene._replace(
+            serving=scene.serving - schedule.spared_engines(self.records.happenings, time.monotonic())
+        )
         begun = time.monotonic()
         taken: set[str] = set()
         running: list[asyncio.Task[Happening]] = []

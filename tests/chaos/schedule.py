@@ -7,8 +7,12 @@ network is then: `pick` says which, so that the draw is part of the schedule.
 """
 
 import random
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from typing import Literal, NamedTuple
+
+from chaos.records import Happening
+from felloe.engines.rules import RestartPolicy
 
 Role = Literal["node", "server", "spoke", "mover", "hub", "leader", "hubs", "candidate", "guest"]
 """Any node; one with a model; one that is no hub; one that may change its address; a hub; the leading one; all of
@@ -17,6 +21,8 @@ them; a spoke that may become a hub; a newcomer."""
 SETTLE_SECONDS = 30.0
 LONGEST_WAVE_SECONDS = 30.0
 _SECOND_FAULT_SHARE = 0.3
+_CRASH_WINDOW_SECONDS = RestartPolicy().crash_window + LONGEST_WAVE_SECONDS
+_CRASHES_ALLOWED = RestartPolicy().crashes_allowed
 
 
 class Kind(NamedTuple):
@@ -106,6 +112,17 @@ def waves(seed: int, kinds: Collection[str]) -> Iterator[tuple[Fault, ...]]:
         for kind in tuple(ordered):
             yield _wave(draw, kind, ordered, alone=first_round)
         first_round = False
+
+
+def spared_engines(happenings: Iterable[Happening], now: float) -> frozenset[str]:
+    """The nodes whose engine is not to be killed now: one time more, and the node gives the model up, as it should."""
+    killed = Counter(
+        name
+        for one in happenings
+        if one.kind == "engine killed" and now - one.begin < _CRASH_WINDOW_SECONDS
+        for name in one.targets
+    )
+    return frozenset(name for name, times in killed.items() if times >= _CRASHES_ALLOWED)
 
 
 def _wave(draw: random.Random, kind: str, kinds: list[str], *, alone: bool) -> tuple[Fault, ...]:
