@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import typer
 
+from felloe.catalog.sources.settings import SourceSettings
 from felloe.cli.main import create_app
 from felloe.domain.errors import CATALOGUE
-from felloe.node.config import ApiConfig, EngineConfig, NodeConfig, PeerConfig, UpstreamConfig
+from felloe.node.config import ApiConfig, EngineConfig, NodeConfig, PeerConfig, StoreConfig, UpstreamConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md")])
@@ -67,11 +68,12 @@ def test_every_command_is_in_the_readme() -> None:
 
 def test_every_setting_is_documented() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
-    sections = {"": NodeConfig, "api.": ApiConfig, "peer.": PeerConfig, "engine.": EngineConfig}
+    sections = {"": NodeConfig, "api.": ApiConfig, "peer.": PeerConfig, "engine.": EngineConfig, "store.": StoreConfig}
+    sections["sources."] = SourceSettings
     settings = [prefix + name for prefix, kind in sections.items() for name in kind.__struct_fields__]
     settings += [f"upstreams.NAME.{name}" for name in UpstreamConfig.__struct_fields__]
     missing = [name for name in settings if f"`{name}`" not in text]
-    assert [name for name in missing if name not in ("api", "peer", "engine", "upstreams")] == []
+    assert [name for name in missing if name not in ("api", "peer", "engine", "store", "sources", "upstreams")] == []
 
 
 def test_every_error_code_says_what_to_do_next() -> None:

@@ -1,205 +1,260 @@
-"""The models folder and the one owner of what is in it.
+"""The models of this node and the one owner of the models folder.
 
-Each file is kept under its SHA-256, each name in a small JSON entry that points to a file. A file is complete before
-its entry appears, an entry is gone before its file, so a crash at any point leaves at worst a file that nobody names;
-`open` clears that away.
+A pull that was interrupted, by a kill too, is found by the next pull of the same; after a week `open` clears it away.
+Every change holds one lock, from the look at what is loaded to the last deletion, so that clean-up never takes what is
+being loaded.
 """
 
 import asyncio
 import contextlib
-import hashlib
 import logging
-import re
-import threading
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple, TypeVar
 
-import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from felloe.catalog.files import PARTIAL_SUFFIX, Copied, Progress, Stopped, check, copy_in, open_source
-from felloe.catalog.rules import choose_name, describe
+from felloe.catalog.blobs import Blobs, Checked
+from felloe.catalog.holdings import Holdings, Kept
+from felloe.catalog.intake import Facts, TakenFile
+from felloe.catalog.rules import Candidate, choose_victims, model_of
+from felloe.catalog.threads import to_the_end
 from felloe.domain.errors import FelloeError
-from felloe.domain.ids import ModelDigest, ModelName, is_model_name
+from felloe.domain.ids import ModelDigest, ModelName
+from felloe.domain.manifest import Manifest
 from felloe.domain.models import Model
-from felloe.host.files import make_private_directory, write_atomic
 
 _LOG = logging.getLogger(__name__)
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_OUR_FILE = re.compile(r"[0-9a-f]{64}\.gguf")
-_UNFINISHED_ENTRY = re.compile(r"\.[0-9a-f]{32}\.json\..+")
-_MAX_ENTRY_BYTES = 2**16
+_ANY_AGE = float("inf")
+_Result = TypeVar("_Result")
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all."""
 
 
-class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One JSON file."""
+class DamagedFile(NamedTuple):
+    """A file of a model that is not what it should be; `bad_chunks` of 4 MiB count from 0, empty: all of it."""
 
-    version: Literal[1]
-    model: Model
+    path: str
+    bad_chunks: tuple[int, ...]
+
+
+class Verified(NamedTuple):
+    """What reading every byte of a model showed. `source` is where it could be pulled from again, if that is known."""
+
+    name: ModelName
+    damaged: tuple[DamagedFile, ...]
+    source: str
+
+
+class Cleaned(NamedTuple):
+    """What clean-up deleted; `freed` in bytes."""
+
+    models: tuple[ModelName, ...]
+    freed: int
 
 
 def _no_progress(_done: int, _total: int) -> None:
     pass
 
 
-class ModelStore:
-    """The models of this node. One process at a time uses a folder: whoever opens the store holds the home's lock."""
+def _nothing_loaded() -> Collection[str]:
+    return ()
 
-    def __init__(self, folder: Path, now: Callable[[], float] = time.time) -> None:
+
+class ModelStore:
+    """One process at a time uses a folder: whoever opens the store holds the home's lock.
+
+    `key` signs the manifests of what is pulled here. `quota` in bytes, 0: as much as the disk holds. `loaded` names the
+    models that clean-up must not touch.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        key: Ed25519PrivateKey,
+        *,
+        quota: int = 0,
+        loaded: Callable[[], Collection[str]] = _nothing_loaded,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._folder = folder
+        self._holdings = Holdings(folder, key, now)
+        self._quota = quota
+        self._loaded = loaded
         self._now = now
-        self._models: dict[ModelName, Model] = {}
-        self._problems: tuple[str, ...] = ()
-        # Held by the thread that changes the folder; `_models` is replaced, never changed, so that readers need none.
-        self._changing = threading.Lock()
+        self._changing = asyncio.Lock()
+        self._in_use: dict[str, int] = {}
+
+    @property
+    def blobs(self) -> Blobs:
+        """Where sources put what they fetch."""
+        return self._holdings.blobs
 
     async def open(self) -> None:
-        """Read the folder: drop what a crash left behind, check that every model's file is there in full length."""
-        await asyncio.to_thread(self._read_folder)
+        """Read the folder: check that every model's files are there in full length, drop what is old and unnamed."""
+        await self._change(self._holdings.open)
 
     def list(self) -> tuple[Model, ...]:
         """All whole models, by name."""
-        return tuple(model for _, model in sorted(self._models.items()))
+        return tuple(model_of(kept.manifest) for kept in self.kept() if not kept.problem)
+
+    def kept(self) -> tuple[Kept, ...]:
+        """All names, by name, those that cannot be loaded included."""
+        return tuple(kept for _, kept in sorted(self._holdings.names.items()))
 
     def problems(self) -> tuple[str, ...]:
-        """What `open` could not use, each with the file and the reason."""
-        return self._problems
+        """What cannot be used, each with the file and the reason."""
+        return (*self._holdings.unreadable, *(kept.problem for kept in self.kept() if kept.problem))
 
     def find(self, name: str) -> Model | None:
-        """The model called `name`, if there is one."""
-        return self._models.get(ModelName(name))
+        """The model called `name`, if it is here and whole."""
+        kept = self._holdings.names.get(ModelName(name))
+        return None if kept is None or kept.problem else model_of(kept.manifest)
+
+    def usable(self, name: str) -> Model:
+        """The model called `name`; raises `model_not_found`, or `bad_model_file` when it is damaged."""
+        self._holdings.path_of(name)
+        return model_of(self.manifest_of(name))
+
+    def manifest_of(self, name: str) -> Manifest:
+        """All that is known of a model; raises `model_not_found`."""
+        return self._holdings.existing(name).manifest
 
     def path_of(self, name: str) -> Path:
-        """The file of a model; raises `model_not_found`."""
-        return self._file(self._existing(name).digest)
+        """The model's (first) GGUF file, beside its other files.
 
-    async def pull_file(self, path: Path, name: str | None = None, progress: Progress = _no_progress) -> Model:
-        """Take a GGUF file in under `name`, or under the name that the file gives itself.
-
-        `progress` is called in the event loop. Asking again for the same file and name changes nothing. Raises
-        `not_found`, `bad_model_file`, `disk_full`, or `invalid_value` when the name stands for another file.
+        Raises `model_not_found`, or `bad_model_file` when the model is damaged.
         """
-        loop = asyncio.get_running_loop()
-        stop = threading.Event()
+        return self._holdings.path_of(name)
 
-        def report(done: int, total: int) -> None:
-            loop.call_soon_threadsafe(progress, done, total)
-
-        work = asyncio.create_task(asyncio.to_thread(self._take_in, path, name, report, stop.is_set))
+    @contextlib.asynccontextmanager
+    async def in_use(self, name: str) -> AsyncGenerator[Path]:
+        """The path of a model that is about to be loaded; nothing deletes it meanwhile. Raises as `path_of`."""
+        async with self._changing:
+            path = self._holdings.path_of(name)
+            self._in_use[name] = self._in_use.get(name, 0) + 1
         try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            # The thread still writes; it has to end before anyone looks at the folder again.
-            stop.set()
-            with contextlib.suppress(Stopped, FelloeError, OSError):
-                await work
-            raise
+            with contextlib.suppress(FelloeError):  # a full disk must not keep a model from being loaded
+                await self._change(self._holdings.change, name, used_at=self._now())
+            yield path
+        finally:
+            # Waits for a clean-up that runs: it looked before the engine said that it has the model.
+            async with self._changing:
+                self._in_use[name] -= 1
+
+    async def accept(self, name: str | None, files: Sequence[TakenFile], facts: Facts) -> Model:
+        """Give whole blobs a name: read their headers, make, sign and keep the manifest.
+
+        Without `name`, the model is called as its file says. The same files and facts again change nothing. Raises
+        `bad_model_file` when the files are not one whole model (blobs that nobody names are then gone), `bad_manifest`
+        for facts that no manifest may hold, `disk_full`, `invalid_value` when the name stands for other files.
+        """
+        return model_of(await self._change(self._holdings.accept, name, tuple(files), facts))
+
+    async def set_pinned(self, name: str, pinned: bool) -> None:
+        """Have clean-up keep a model, or no longer; raises `model_not_found`."""
+        await self._change(self._holdings.change, name, pinned=pinned)
 
     async def remove(self, name: str) -> None:
-        """Forget a model and delete its file unless another name still needs it; raises `model_not_found`."""
-        await asyncio.to_thread(self._remove, name)
+        """Forget a model and delete what no other name needs.
 
-    def _existing(self, name: str) -> Model:
-        model = self.find(name)
-        if model is None:
-            raise FelloeError("model_not_found", f"there is no model {name[:128]!r} on this node", param="model")
-        return model
+        Raises `model_not_found`, or `invalid_value` while it is being loaded.
+        """
+        await self._change(self._remove, name)
 
-    def _file(self, digest: str) -> Path:
-        return self._folder / f"{digest.removeprefix('sha256:')}.gguf"
+    async def make_room(self, size: int) -> None:
+        """Delete models that were not used for longest until `size` bytes more fit the quota and the disk.
 
-    def _entry(self, name: str) -> Path:
-        """Named by a hash, because a model's name may hold `/` and file systems differ about upper case."""
-        return self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
+        Raises `disk_full` when all that may be deleted is not enough; nothing is deleted then.
+        """
+        if size > 0 and await self._clean_up(self._clean, size) is None:
+            where = f"the quota of {self._quota} bytes and the disk of {self._folder}" if self._quota else self._folder
+            raise FelloeError("disk_full", f"{size} bytes more do not fit {where}")
 
-    def _take_in(self, path: Path, name: str | None, progress: Progress, stopped: Callable[[], bool]) -> Model:
-        make_private_directory(self._folder)
-        with open_source(path) as source:
-            header = check(source, path)
-            chosen = choose_name(name, header, path.stem)
-            known = self.find(chosen)
-            if known is not None and known.size != path.stat().st_size:
-                raise _name_taken(chosen, known.digest)
-            copied = copy_in(source, path, self._folder, progress, stopped)
-        try:
-            with self._changing:
-                if stopped():
-                    raise Stopped
-                return self._accept(copied, chosen)
-        finally:
-            copied.path.unlink(missing_ok=True)
+    async def clean(self) -> Cleaned:
+        """Delete what interrupted pulls left and damaged content, then models until the quota is kept.
 
-    def _accept(self, copied: Copied, name: ModelName) -> Model:
-        known = self.find(name)
-        if known is not None and known.digest != copied.digest:
-            raise _name_taken(name, known.digest)
-        model = known or describe(copied.header, name, copied.digest, copied.size, int(self._now()))
-        copied.path.replace(self._file(copied.digest))
-        # write_atomic syncs the folder, which makes the rename above durable too.
-        entry = msgspec.json.format(msgspec.json.encode(_Entry(version=1, model=model)))
-        try:
-            write_atomic(self._entry(name), entry)
-        except BaseException:
-            self._drop_unnamed(copied.digest)
-            raise
-        self._models = {**self._models, name: model}
-        return model
+        A quota that pinned and loaded models alone exceed stays exceeded.
+        """
+        return await self._clean_up(self._clean_all)
+
+    async def verify(self, name: str | None = None, progress: Progress = _no_progress) -> tuple[Verified, ...]:
+        """Read every byte of a model, or of all. Damaged content is moved aside and is not loaded until the model is
+        pulled again. `progress` is called in the event loop. Raises `model_not_found`.
+        """
+        asked = self.kept() if name is None else (self._holdings.existing(name),)
+        sizes = {file.digest: file.size for kept in asked for file in kept.manifest.files}
+        loop, done, total = asyncio.get_running_loop(), 0, sum(sizes.values())
+
+        def count(size: int) -> None:
+            nonlocal done
+            done += size
+            loop.call_soon_threadsafe(progress, done, total)
+
+        checked: dict[ModelDigest, Checked] = {}
+        for digest in sizes:
+            result = await to_the_end(partial(self.blobs.check, digest, count))
+            checked[digest] = result or Checked(False, ())
+            if not checked[digest].is_whole:
+                await self._change(self._holdings.set_aside, digest)
+        for problem in self.problems():
+            _LOG.warning("model left out: %s", problem)
+        there = self._holdings.names
+        return tuple(_verified(kept, checked) for kept in asked if kept.entry.name in there)
+
+    async def _change(self, work: Callable[..., _Result], *arguments: object, **named: object) -> _Result:
+        """Run blocking work that changes the folder; no other change runs at the same time, whoever is cancelled."""
+        async with self._changing:
+            return await to_the_end(lambda _: work(*arguments, **named))
+
+    async def _clean_up(self, work: Callable[..., _Result], *arguments: object) -> _Result:
+        """As `_change`, telling `work` last which models it must not touch; that is looked up here, in the loop."""
+        async with self._changing:
+            busy = {*self._loaded(), *(name for name, count in self._in_use.items() if count)}
+            return await to_the_end(lambda _: work(*arguments, busy))
 
     def _remove(self, name: str) -> None:
-        with self._changing:
-            model = self._existing(name)
-            self._models = {key: other for key, other in self._models.items() if key != model.name}
-            self._entry(model.name).unlink(missing_ok=True)
-            self._drop_unnamed(model.digest)
+        if self._in_use.get(name):
+            raise FelloeError("invalid_value", f"{name} is being loaded; unload it first")
+        self._holdings.remove(name)
 
-    def _drop_unnamed(self, digest: str) -> None:
-        if all(model.digest != digest for model in self._models.values()):
-            self._file(digest).unlink(missing_ok=True)
+    def _clean(self, size: int, busy: Collection[str]) -> tuple[ModelName, ...] | None:
+        """Delete what must go for `size` bytes more; None, and nothing deleted, when that is not enough."""
+        missing = max(0, size - shutil.disk_usage(self._folder).free)
+        if self._quota:
+            missing = max(missing, self._holdings.used_bytes() + size - self._quota)
+        victims = choose_victims(self._candidates(busy), self.blobs.sizes(), missing)
+        for victim in victims or ():
+            _LOG.info("removed %s to make room; it was not used for longest", victim)
+            self._holdings.remove(victim)
+        return victims
 
-    def _read_folder(self) -> None:
-        make_private_directory(self._folder)
-        models: dict[ModelName, Model] = {}
-        problems: list[str] = []
-        for path in sorted(self._folder.glob("*.json")):
-            try:
-                model = self._read_entry(path)
-                models[model.name] = model
-            except FelloeError as error:
-                problems.append(str(error))
-                _LOG.warning("model left out: %s", error)
-        self._models = models
-        self._problems = tuple(problems)
-        self._clear_leftovers()
+    def _clean_all(self, busy: Collection[str]) -> Cleaned:
+        before = self._holdings.used_bytes()
+        self._holdings.drop_leftovers(_ANY_AGE)
+        victims = self._clean(0, busy) or ()
+        return Cleaned(victims, before - self._holdings.used_bytes())
 
-    def _read_entry(self, path: Path) -> Model:
-        try:
-            with path.open("rb") as stream:
-                model = msgspec.json.decode(stream.read(_MAX_ENTRY_BYTES), type=_Entry).model
-        except (OSError, msgspec.MsgspecError) as error:
-            raise FelloeError("bad_state", f"{path}: {error}") from error
-        if not is_model_name(model.name) or not _DIGEST.fullmatch(model.digest) or path != self._entry(model.name):
-            raise FelloeError("bad_state", f"{path}: it does not belong to the model that it names")
-        file = self._file(model.digest)
-        size = file.stat().st_size if file.is_file() else 0
-        if size != model.size:
-            why = f"size: {size} bytes of {model.name} instead of {model.size}"
-            raise FelloeError("bad_model_file", f"{file}: {why}")
-        return model
-
-    def _clear_leftovers(self) -> None:
-        """Delete unfinished copies, and whole files without an entry unless there is an entry that we cannot use."""
-        named = {self._file(model.digest).name for model in self._models.values()}
-        for path in self._folder.iterdir():
-            unfinished = path.name.startswith(".") and path.name.endswith(PARTIAL_SUFFIX)
-            unnamed = _OUR_FILE.fullmatch(path.name) and path.name not in named and not self._problems
-            if unfinished or unnamed or _UNFINISHED_ENTRY.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+    def _candidates(self, busy: Collection[str]) -> Sequence[Candidate]:
+        return [
+            Candidate(
+                kept.entry.name,
+                kept.entry.used_at,
+                is_spared=kept.entry.pinned or kept.entry.name in busy,
+                blobs=frozenset(file.digest for file in kept.manifest.files),
+            )
+            for kept in self.kept()
+        ]
 
 
-def _name_taken(name: ModelName, digest: ModelDigest | Literal[""]) -> FelloeError:
-    return FelloeError(
-        "invalid_value",
-        f"the name {name!r} already stands for another file ({digest}); give another name or remove that model first",
-        param="name",
+def _verified(kept: Kept, checked: dict[ModelDigest, Checked]) -> Verified:
+    damaged = tuple(
+        DamagedFile(file.path, checked[file.digest].bad_chunks)
+        for file in kept.manifest.files
+        if not checked[file.digest].is_whole
     )
+    return Verified(kept.entry.name, damaged, kept.manifest.source)

@@ -11,7 +11,8 @@ import typer
 
 from felloe.cli.client import OperatorClient
 from felloe.cli.output import say
-from felloe.console.messages import ModelRow, Status
+from felloe.console.messages import Status
+from felloe.console.model_messages import ModelRow
 from felloe.domain.errors import CATALOGUE, FelloeError
 
 

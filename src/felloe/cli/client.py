@@ -9,12 +9,13 @@ import msgspec
 
 from felloe.console.hub_messages import ChangeStep
 from felloe.console.messages import DrainStep, ErrorBody, Progress
+from felloe.console.model_messages import VerifyStep
 from felloe.domain.errors import CATALOGUE, FelloeError
 from felloe.node.config import home_folder
 from felloe.node.home import Home
 
 Reply = TypeVar("Reply")
-Step = TypeVar("Step", Progress, DrainStep, ChangeStep)
+Step = TypeVar("Step", Progress, DrainStep, ChangeStep, VerifyStep)
 
 
 class OperatorClient:

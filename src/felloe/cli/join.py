@@ -15,7 +15,7 @@ def join(
     token: Annotated[str, typer.Argument(help="The invitation, or `-` to read it from standard input.")],
     name: Annotated[str, typer.Option(help="What people call this node; default: the host's name.")] = "",
     model: Annotated[
-        list[str] | None, typer.Option(help="A model to serve: a GGUF file, or a name from the store. Repeatable.")
+        list[str] | None, typer.Option(help="A model to serve: a name from the store, or what `felloe pull` takes.")
     ] = None,
     start: Annotated[bool, typer.Option(help="Start the node after joining.")] = True,
 ) -> None:

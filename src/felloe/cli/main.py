@@ -57,7 +57,7 @@ def create_app() -> typer.Typer:
     app.command("hubs")(hubs.hubs)
     app.command("promote")(promote.promote)
     app.command("demote")(demote.demote)
-    app.command("models")(models.models)
+    app.add_typer(models.app, name="models")
     app.command("pull")(pull.pull)
     app.command("load")(load.load)
     app.command("unload")(unload.unload)

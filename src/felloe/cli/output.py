@@ -27,6 +27,8 @@ _REFUSALS = frozenset(
         "bad_passphrase",
         "invalid_api_key",
         "version_refused",
+        "source_refused",
+        "address_refused",
     }
 )
 

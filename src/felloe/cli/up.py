@@ -8,7 +8,7 @@ import typer
 def up(
     name: Annotated[str, typer.Option(help="What people call this node; default: the host's name.")] = "",
     model: Annotated[
-        list[str] | None, typer.Option(help="A model to serve: a GGUF file, or a name from the store. Repeatable.")
+        list[str] | None, typer.Option(help="A model to serve: a name from the store, or what `felloe pull` takes.")
     ] = None,
 ) -> None:
     """Start this node and stay in the foreground. The first time, it founds a network and is its hub."""

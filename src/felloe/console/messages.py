@@ -42,28 +42,35 @@ class MemberRow(Struct, frozen=True, kw_only=True):
     problems: dict[str, str] = {}
 
 
-class ModelRow(Struct, frozen=True, kw_only=True):
-    """A model and where it is: in this node's store, and loaded on which nodes (by name) in which state."""
-
-    model: Model
-    stored: bool
-    replicas: dict[str, str]
-
-
 class PullRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Take a model file that lies on this machine into the store."""
+    """Bring a model into the store. `reference` says from where; an empty `name` means the one that the file gives.
 
-    path: str
+    `secrets` are the tokens of the user's environment, by variable; what the node has in its own comes second.
+    """
+
+    reference: str
     name: str = ""
+    pin: bool = False
+    secrets: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"PullRequest({self.reference!r}, {self.name!r}, pin={self.pin})"
 
 
 class Progress(Struct, frozen=True, omit_defaults=True):
-    """One step of long work. The last one carries `model` or `error`."""
+    """One step of long work, in bytes. The last one carries `model` or `error`.
+
+    `file` is what is worked on, `rate` in bytes a second, `eta` in seconds (0: unknown); `note` says why nothing moves.
+    """
 
     done: int = 0
     total: int = 0
     model: Model | None = None
     error: "ErrorBody | None" = None
+    file: str = ""
+    rate: float = 0.0
+    eta: float = 0.0
+    note: str = ""
 
 
 class ErrorBody(Struct, frozen=True):

@@ -29,7 +29,6 @@ from felloe.console.messages import (
     KeyRow,
     LoadRequest,
     MemberRow,
-    ModelRow,
     NameRequest,
     Nothing,
     Progress,
@@ -39,12 +38,14 @@ from felloe.console.messages import (
     UpstreamRequest,
     UpstreamRow,
 )
+from felloe.console.model_messages import VerifyStep
+from felloe.console.model_operator import ModelOperations, model_table
 from felloe.domain.errors import FelloeError
 from felloe.domain.roster import Replica
 
 logger = logging.getLogger(__name__)
 _MOST_BODY_BYTES = 64 * 1024
-Step = type[Progress] | type[DrainStep] | type[ChangeStep]
+Step = type[Progress] | type[DrainStep] | type[ChangeStep] | type[VerifyStep]
 
 
 class Operations(Protocol):
@@ -54,11 +55,11 @@ class Operations(Protocol):
     def hubs(self) -> HubOperations: ...
     @property
     def root(self) -> RootOperations: ...
+    @property
+    def library(self) -> ModelOperations: ...
     async def status(self) -> Status: ...
     async def members(self) -> list[MemberRow]: ...
-    async def models(self) -> list[ModelRow]: ...
     def pull(self, request: PullRequest) -> AsyncGenerator[Progress, None]: ...
-    async def remove(self, request: NameRequest) -> Nothing: ...
     async def load(self, request: LoadRequest) -> Replica: ...
     async def unload(self, request: UnloadRequest) -> Nothing: ...
     def drain(self, request: DrainRequest) -> AsyncGenerator[DrainStep, None]: ...
@@ -76,30 +77,40 @@ class Operations(Protocol):
 
 def create_operator_app(operations: Operations) -> Starlette:
     """The ASGI application; errors of the catalogue become their status with an `ErrorBody`."""
-    network = network_table(operations.hubs, operations.root)
-    asked: dict[str, Callable[[], Awaitable[Any]]] = network.asked | {
-        "/status": operations.status,
-        "/members": operations.members,
-        "/models": operations.models,
-        "/invitations": operations.invitations,
-        "/keys": operations.keys,
-        "/upstreams": operations.upstreams,
-    }
-    told: dict[str, tuple[Any, Callable[[Any], Awaitable[Any]]]] = network.told | {
-        "/models/remove": (NameRequest, operations.remove),
-        "/models/load": (LoadRequest, operations.load),
-        "/models/unload": (UnloadRequest, operations.unload),
-        "/invitations/create": (InvitationRequest, operations.invite),
-        "/invitations/withdraw": (NameRequest, operations.withdraw_invitation),
-        "/keys/create": (KeyRequest, operations.create_key),
-        "/keys/revoke": (NameRequest, operations.revoke_key),
-        "/upstreams/add": (UpstreamRequest, operations.add_upstream),
-        "/upstreams/remove": (NameRequest, operations.remove_upstream),
-    }
-    followed: dict[str, tuple[Any, Callable[[Any], AsyncGenerator[Any, None]], Step]] = network.followed | {
-        "/models/pull": (PullRequest, operations.pull, Progress),
-        "/drain": (DrainRequest, operations.drain, DrainStep),
-    }
+    network, library = network_table(operations.hubs, operations.root), model_table(operations.library)
+    asked: dict[str, Callable[[], Awaitable[Any]]] = (
+        network.asked
+        | library.asked
+        | {
+            "/status": operations.status,
+            "/members": operations.members,
+            "/invitations": operations.invitations,
+            "/keys": operations.keys,
+            "/upstreams": operations.upstreams,
+        }
+    )
+    told: dict[str, tuple[Any, Callable[[Any], Awaitable[Any]]]] = (
+        network.told
+        | library.told
+        | {
+            "/models/load": (LoadRequest, operations.load),
+            "/models/unload": (UnloadRequest, operations.unload),
+            "/invitations/create": (InvitationRequest, operations.invite),
+            "/invitations/withdraw": (NameRequest, operations.withdraw_invitation),
+            "/keys/create": (KeyRequest, operations.create_key),
+            "/keys/revoke": (NameRequest, operations.revoke_key),
+            "/upstreams/add": (UpstreamRequest, operations.add_upstream),
+            "/upstreams/remove": (NameRequest, operations.remove_upstream),
+        }
+    )
+    followed: dict[str, tuple[Any, Callable[[Any], AsyncGenerator[Any, None]], Step]] = (
+        network.followed
+        | library.followed
+        | {
+            "/models/pull": (PullRequest, operations.pull, Progress),
+            "/drain": (DrainRequest, operations.drain, DrainStep),
+        }
+    )
     routes = [Route(path, _asking(operation), methods=["GET"]) for path, operation in asked.items()]
     routes += [Route(path, _telling(kind, act), methods=["POST"]) for path, (kind, act) in told.items()]
     routes += [Route(path, _following(*row), methods=["POST"]) for path, row in followed.items()]

@@ -56,6 +56,11 @@ CATALOGUE: dict[str, ErrorSpec] = {
     "engine_start_failed": ErrorSpec(500, Fault.NODE, "server_error", "Look at the engine's log; check the memory."),
     "already_loaded": ErrorSpec(409, Fault.CALLER, _BAD, "Unload it first, or choose another name."),
     "bad_model_file": ErrorSpec(400, Fault.NODE, _BAD, "Fetch the file again; it is damaged or is not GGUF."),
+    "bad_manifest": ErrorSpec(
+        400, Fault.NODE, _BAD, "Fetch the model again; update the older side if versions differ."
+    ),
+    "already_pulling": ErrorSpec(409, Fault.CALLER, _BAD, "Wait until the other pull of the same file has ended."),
+    "disk_failed": ErrorSpec(500, Fault.NODE, "server_error", "Check the disk that holds the models."),
     "disk_full": ErrorSpec(507, Fault.NODE, "server_error", "Free some disk space, then try again."),
     "port_taken": ErrorSpec(500, Fault.NODE, "server_error", "Stop the other program or choose another port."),
     "broker_failed": ErrorSpec(500, Fault.NODE, "server_error", "Look at the message server's log; check the disk."),
@@ -95,6 +100,11 @@ CATALOGUE: dict[str, ErrorSpec] = {
     # another program
     "upstream_failed": ErrorSpec(502, Fault.UPSTREAM, "server_error", "Look at the upstream server's own log."),
     "upstream_refused": ErrorSpec(400, Fault.UPSTREAM, _BAD, "Correct what the upstream server names."),
+    # where models come from
+    "source_failed": ErrorSpec(502, Fault.UPSTREAM, "server_error", "Pull again later, or from a mirror."),
+    "source_refused": ErrorSpec(403, Fault.CALLER, _BAD, "Get access or a new token; see docs/pull.md."),
+    "source_not_found": ErrorSpec(404, Fault.CALLER, _BAD, "Correct the reference; see docs/pull.md."),
+    "address_refused": ErrorSpec(403, Fault.UPSTREAM, _BAD, "Name the server in [sources] if it is your own."),
 }
 
 

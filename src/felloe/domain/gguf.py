@@ -30,7 +30,8 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
     """One model as its file describes it; sizes in bytes, lengths in tokens or elements, 0 where the file is silent.
 
     `kind` is `general.type` (`model`, `adapter`, `mmproj`, ...). `kv_heads` and `feed_forward` have one entry a layer.
-    `tokenizer` is empty when the file has none. `data_offset` is where the tensors begin.
+    `tokenizer` is empty when the file has none. `data_offset` is where the tensors begin. `split_number` counts the
+    parts of a sharded model from 0, `split_count` says how many there are, `split_tensors` how many tensors they hold.
     """
 
     architecture: str
@@ -49,11 +50,24 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
     tokenizer: str
     chat_template: str | None
     pooling: Pooling | None
+    split_number: int
     split_count: int
+    split_tensors: int
     tensor_count: int
     parameters: int
     tensor_bytes: int
     data_offset: int
+
+
+class GgufPart(Struct, frozen=True, kw_only=True):
+    """A further part of a sharded model: only the first part says what the model is. Fields as in `GgufHeader`."""
+
+    split_number: int
+    split_count: int
+    split_tensors: int
+    tensor_count: int
+    parameters: int
+    tensor_bytes: int
 
 
 def read_header(
@@ -68,7 +82,31 @@ def read_header(
     `file` names the file in errors; with `file_size` in bytes, every tensor must lie inside the file.
     Raises `bad_model_file` as `<file>: <field>: <why>`; whatever `read` raises passes through.
     """
-    cursor = Cursor(read, file, max_header_bytes)
+    fields, tensors, data_offset = _read(Cursor(read, file, max_header_bytes), file_size)
+    return _describe(fields, tensors, data_offset)
+
+
+def read_part(
+    read: Callable[[int], bytes],
+    *,
+    file: str,
+    file_size: int | None = None,
+    max_header_bytes: int = MAX_HEADER_BYTES,
+) -> GgufPart:
+    """Parse a further part of a sharded model, as `read_header` parses the first."""
+    fields, tensors, _ = _read(Cursor(read, file, max_header_bytes), file_size)
+    return GgufPart(
+        split_number=fields.integer("split.no"),
+        split_count=fields.integer("split.count"),
+        split_tensors=fields.integer("split.tensors.count"),
+        tensor_count=len(tensors),
+        parameters=sum(tensor.elements for tensor in tensors),
+        tensor_bytes=sum(tensor.size for tensor in tensors),
+    )
+
+
+def _read(cursor: Cursor, file_size: int | None) -> "tuple[_Fields, list[Tensor], int]":
+    """The checked metadata and tensors, and where the tensors' data begins."""
     if cursor.take(4, "magic") != b"GGUF":
         cursor.fail("magic", "is not GGUF")
     version = cursor.unsigned("<I", "version")
@@ -84,7 +122,7 @@ def read_header(
         cursor.fail("general.alignment", f"{alignment} is no power of two")
     data_offset = -(-cursor.position // alignment) * alignment
     _check_layout(cursor, tensors, alignment, None if file_size is None else file_size - data_offset)
-    return _describe(fields, tensors, data_offset)
+    return fields, tensors, data_offset
 
 
 def _check_layout(cursor: Cursor, tensors: list[Tensor], alignment: int, data_size: int | None) -> None:
@@ -172,7 +210,9 @@ def _describe(fields: _Fields, tensors: list[Tensor], data_offset: int) -> GgufH
         tokenizer=fields.text("tokenizer.ggml.model"),
         chat_template=fields.text("tokenizer.chat_template") or None,
         pooling=_pooling(fields, architecture),
+        split_number=fields.integer("split.no"),
         split_count=fields.integer("split.count"),
+        split_tensors=fields.integer("split.tensors.count"),
         tensor_count=len(tensors),
         parameters=sum(tensor.elements for tensor in tensors),
         tensor_bytes=sum(tensor.size for tensor in tensors),

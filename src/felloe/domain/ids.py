@@ -18,7 +18,7 @@ ModelName = NewType("ModelName", str)
 """The name that a request asks for, for example `tiny-python`."""
 
 ModelDigest = NewType("ModelDigest", str)
-"""`sha256:<64 hex digits>` of a model file; equal digests continue each other's token streams."""
+"""`blake3:<64 hex digits>` of a model file; equal digests continue each other's token streams."""
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 _ID = re.compile(r"[a-z2-7]{26}")

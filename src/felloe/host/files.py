@@ -10,6 +10,9 @@ from typing import Self
 
 from felloe.domain.errors import FelloeError
 
+# A limit on the size of files counts, too.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def make_private_directory(path: Path) -> Path:
     """Make `path` and its parents; the last one is readable by its owner alone (0700)."""
@@ -37,7 +40,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise _as_disk_full(error, path) from error
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -50,19 +53,25 @@ def write_new(path: Path, data: bytes, mode: int = 0o600) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise _as_disk_full(error, path) from error
 
 
-def _as_disk_full(error: OSError, path: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def as_disk_error(error: OSError, path: Path) -> FelloeError:
+    """What an error of the disk means that holds `path`: `disk_full` or `disk_failed`."""
+    if error.errno in _NO_ROOM:
         return FelloeError("disk_full", f"no room to write {path}")
-    return error
+    return FelloeError("disk_failed", f"{path}: {error.strerror}")
 
 
-def _sync_directory(directory: Path) -> None:
+def _as_disk_full(error: OSError, path: Path) -> Exception:
+    return as_disk_error(error, path) if error.errno in _NO_ROOM else error
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable: what was created, renamed or removed in it."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

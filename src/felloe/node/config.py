@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
+from felloe.catalog.sources.credentials import REGISTRIES_VARIABLE
+from felloe.catalog.sources.settings import SourceSettings
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import is_model_name
 
@@ -58,6 +60,12 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     queue: int = 64
 
 
+class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The model store. `quota` in bytes: what pulled models may take up; 0: as much as the disk has."""
+
+    quota: int = 0
+
+
 class UpstreamConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A server of the owner's own that speaks the OpenAI API. `key_env` names the variable that holds its key."""
 
@@ -80,14 +88,16 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     api: ApiConfig = field(default_factory=ApiConfig)
     peer: PeerConfig = field(default_factory=PeerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    sources: SourceSettings = field(default_factory=SourceSettings)
+    store: StoreConfig = field(default_factory=StoreConfig)
     upstreams: dict[str, UpstreamConfig] = field(default_factory=dict[str, UpstreamConfig])
 
 
 HUB_COUNTS = {"auto": 0, "1": 1, "3": 3, "5": 5}
-_SECTIONS = ("api", "peer", "engine")
+_SECTIONS = ("api", "peer", "engine", "store", "sources")
 _PORTS = ("api.port", "peer.port", "peer.mesh_port", "peer.route_port", "peer.state_port")
 # Read elsewhere, and therefore no overrides of a setting.
-_OTHER_VARIABLES = frozenset({"FELLOE_HOME", "FELLOE_API_KEY", "FELLOE_LOG_LEVEL"})
+_OTHER_VARIABLES = frozenset({"FELLOE_HOME", "FELLOE_API_KEY", "FELLOE_LOG_LEVEL", REGISTRIES_VARIABLE})
 
 
 def home_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -134,7 +144,13 @@ def _setting_of(name: str) -> tuple[str, str]:
 
 
 def _value_of(variable: str, key: str, section: str, text: str) -> object:
-    owner = {"api": ApiConfig, "peer": PeerConfig, "engine": EngineConfig}.get(section, NodeConfig)
+    owner = {
+        "api": ApiConfig,
+        "peer": PeerConfig,
+        "engine": EngineConfig,
+        "store": StoreConfig,
+        "sources": SourceSettings,
+    }.get(section, NodeConfig)
     known = {item.name: item for item in msgspec.structs.fields(owner)}
     if key not in known or key in (*_SECTIONS, "upstreams"):
         raise FelloeError("bad_config", f"the environment variable {variable} names no setting")
@@ -149,6 +165,11 @@ def _value_of(variable: str, key: str, section: str, text: str) -> object:
 def _named(message: str) -> str:
     """msgspec says "... - at `$.api.port`"; people know the setting as `api.port`."""
     return message.replace("`$.", "`").replace(" - at ", ", at ")
+
+
+def _source_urls(sources: SourceSettings) -> list[tuple[str, str]]:
+    urls = [("huggingface", sources.huggingface), ("ollama", sources.ollama)]
+    return urls + [("oci", url) for url in sources.oci.values()] + [("allow", url) for url in sources.allow]
 
 
 def check_config(config: NodeConfig) -> None:
@@ -177,11 +198,16 @@ def check_config(config: NodeConfig) -> None:
         refuse("engine.queue", "is between 0 and 10000")
     if config.engine.context < 0 or config.engine.threads < 0:
         refuse("engine.context and engine.threads", "are 0 (choose) or more")
+    if config.store.quota < 0:
+        refuse("store.quota", "is 0 (as much as the disk has) or a number of bytes")
     if not 1 <= config.api.request_seconds <= 86_400:
         refuse("api.request_seconds", "is between 1 and 86400")
     for model in config.models:
         if not is_model_name(model):
             refuse("models", f"holds {model!r}, which cannot name a model")
+    for setting, url in _source_urls(config.sources):
+        if not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s?#]*)?", url):
+            refuse(f"sources.{setting}", "holds URLs that start with https:// or http://")
     for name, upstream in config.upstreams.items():
         if not re.match(r"https?://[^/\s]+", upstream.url):
             refuse(f"upstreams.{name}.url", "starts with http:// or https://")

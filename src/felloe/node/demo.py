@@ -15,7 +15,8 @@ import httpx
 import msgspec
 import tomli_w
 
-from felloe.console.messages import InvitationCreated, InvitationRequest, ModelRow, Status
+from felloe.console.messages import InvitationCreated, InvitationRequest, Status
+from felloe.console.model_messages import ModelRow
 from felloe.domain.errors import FelloeError
 from felloe.host.files import make_private_directory
 from felloe.host.processes import end, spawn

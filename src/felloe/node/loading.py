@@ -1,10 +1,12 @@
 """Which models this node serves: loaded at start and by command, remembered over restarts."""
 
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 
+from felloe.catalog.sources.reference import is_reference
 from felloe.catalog.store import ModelStore
 from felloe.console.messages import LoadRequest
 from felloe.domain.errors import FelloeError
@@ -30,15 +32,25 @@ class KeptModel(msgspec.Struct, frozen=True):
 class Loading:
     """Owns `state/loaded.json`: the models to load at each start."""
 
-    def __init__(self, path: Path, store: ModelStore, engines: Engines, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        path: Path,
+        store: ModelStore,
+        engines: Engines,
+        config: EngineConfig,
+        pull: Callable[[str], Awaitable[Model]],
+    ) -> None:
         self._path = path
         self._store = store
         self._engines = engines
         self._config = config
+        self._pull = pull
         self._kept = _read(path)
+        self._configured: frozenset[str] = frozenset()
 
     async def load_all(self, configured: tuple[str, ...]) -> None:
         """Load what the configuration names and what was kept, one after the other; failures are logged."""
+        self._configured = frozenset(configured)
         wanted = {model.name: model for model in self._kept}
         for name in configured:
             wanted.setdefault(name, KeptModel(name))
@@ -49,15 +61,14 @@ class Loading:
                 logger.error("%s was not loaded: %s", model.name, error)
 
     async def take_and_load(self, what: str) -> None:
-        """Load a model of the store by name, or take a GGUF file into it first."""
-        is_file = what.endswith(".gguf") or what.startswith(("/", "./", "../", "~"))
-        name = (await self._store.pull_file(_expanded(what))).name if is_file else what
+        """Load a model of the store by name, or pull what a reference names first."""
+        name = (await self._pull(what)).name if is_reference(what) else what
         await self.load(LoadRequest(name))
 
     async def load(self, request: LoadRequest) -> Replica:
         """Load a model of the store; with `keep`, also at each start."""
         model = KeptModel(request.name, request.context, request.slots)
-        replica = self._engines.find(self._store_model(request.name).name)
+        replica = self._engines.find(self._store.usable(request.name).name)
         if replica is None:
             replica = await self._start(model)
         elif request.context or request.slots:
@@ -72,7 +83,7 @@ class Loading:
         await self._engines.unload(ModelName(name), drain_seconds)
 
     async def _start(self, wanted: KeptModel, *, forgive: bool = True) -> Replica:
-        model = self._store_model(wanted.name)
+        model = self._store.usable(wanted.name)
         options = EngineOptions(
             context=wanted.context or self._config.context,
             slots=wanted.slots or self._config.slots,
@@ -80,22 +91,21 @@ class Loading:
             gpu_layers=self._config.gpu_layers,
             embedding=True,
         )
-        return await self._engines.load(model, self._store.path_of(model.name), options, forgive=forgive)
+        async with self._store.in_use(model.name) as path:
+            return await self._engines.load(model, path, options, forgive=forgive)
 
-    def _store_model(self, name: str) -> Model:
-        model = self._store.find(name)
-        if model is None:
-            raise FelloeError("model_not_found", f"there is no model {name!r} in this node's store")
-        return model
+    def loaded(self) -> frozenset[str]:
+        """The names of the models that are loaded here, in whatever state."""
+        return frozenset(str(replica.model.name) for replica in self._engines.replicas())
+
+    def wanted(self) -> frozenset[str]:
+        """Those, and the ones that are loaded at each start: clean-up keeps off them."""
+        return self.loaded() | {model.name for model in self._kept} | self._configured
 
     def _keep(self, models: list[KeptModel]) -> None:
         if models != self._kept:
             write_atomic(self._path, msgspec.json.encode(models))
             self._kept = models
-
-
-def _expanded(what: str) -> Path:
-    return Path(what).expanduser()
 
 
 def _read(path: Path) -> list[KeptModel]:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from felloe import __version__
+from felloe.catalog.sources.service import Sources
 from felloe.catalog.store import ModelStore
 from felloe.console.operator import create_operator_app
 from felloe.domain.errors import FelloeError
@@ -46,6 +47,7 @@ from felloe.node.isolation import Isolation, answers_over_https
 from felloe.node.loading import Loading
 from felloe.node.network_files import NetworkFiles
 from felloe.node.operations import NodeOperations
+from felloe.node.pulling import Pulling
 from felloe.node.stopping import safely
 from felloe.node.upstreams import Upstreams
 from felloe.privacy.sealing import SealingKeys, seal
@@ -84,14 +86,23 @@ class Node:
             server_name=hub_tls_name(membership.network),
         )
         self.sealing = SealingKeys()
-        self.store = ModelStore(home.models)
+        self.store = ModelStore(
+            home.models,
+            self.identity.node_key,
+            quota=config.store.quota,
+            loaded=lambda: self.loading.wanted(),
+        )
         self.engines = Engines(
             state_folder=home.operator_socket.parent,
             log_folder=home.logs,
             clock=time.monotonic,
             crashes_path=home.state / "engine-crashes.json",
         )
-        self.loading = Loading(home.state / "loaded.json", self.store, self.engines, config.engine)
+        sources = Sources(config.sources, self.store, agent=f"felloe/{__version__}")
+        self.pulling = Pulling(sources, self.store)
+        self.loading = Loading(
+            home.state / "loaded.json", self.store, self.engines, config.engine, pull=self.pulling.take
+        )
         self.upstreams = Upstreams(home.state / "upstreams.json", self.engines, config.upstreams)
         self.admission = Admission(self.engines, queue_limit=config.engine.queue)
         self.roster = RosterService(self.connection, self._record(), sign=self.identity.node_key.sign)

@@ -1,10 +1,9 @@
 """What the operator API carries out, on the parts of a running node."""
 
-import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,7 +20,6 @@ from felloe.console.messages import (
     KeyRow,
     LoadRequest,
     MemberRow,
-    ModelRow,
     NameRequest,
     Nothing,
     Progress,
@@ -43,6 +41,7 @@ from felloe.mesh.services import NodeClient
 from felloe.node.commands import RemoteDrain
 from felloe.node.hub import Hub
 from felloe.node.hub_operations import HubOperations
+from felloe.node.model_operations import ModelOperations
 from felloe.node.root_operations import RootOperations
 
 if TYPE_CHECKING:
@@ -60,6 +59,7 @@ class NodeOperations:
         self._node = node
         self.hubs = HubOperations(node)
         self.root = RootOperations(node, self.hubs)
+        self.library = ModelOperations(node)
         self._alone_since = 0.0 if node.connection.is_up else node.started_at
         node.connection.on_up(self._line_up)
         node.connection.on_down(self._line_down)
@@ -109,40 +109,11 @@ class NodeOperations:
             for node, member in roster.members.items()
         ]
 
-    async def models(self) -> list[ModelRow]:
-        """Models of the store and of every living node."""
-        rows = {model.name: ModelRow(model=model, stored=True, replicas={}) for model in self._node.store.list()}
-        for member in self._node.roster.snapshot().members.values():
-            for replica in member.record.replicas if member.alive else ():
-                row = rows.setdefault(replica.model.name, ModelRow(model=replica.model, stored=False, replicas={}))
-                row.replicas[member.record.name] = replica.state
-        return [rows[name] for name in sorted(rows)]
-
     async def pull(self, request: PullRequest) -> AsyncGenerator[Progress, None]:
-        """Copy, hash, check; ends with the model."""
-        steps: asyncio.Queue[Progress] = asyncio.Queue()
-        work = asyncio.ensure_future(
-            self._node.store.pull_file(
-                Path(request.path), request.name or None, lambda done, total: steps.put_nowait(Progress(done, total))
-            )
-        )
-        work.add_done_callback(lambda _: steps.put_nowait(Progress()))
-        try:
-            while not work.done() or not steps.empty():
-                step = await steps.get()
-                if step.total:
-                    yield step
-            model = await work
-            yield Progress(model.size, model.size, model)
-        finally:
-            work.cancel()
-
-    async def remove(self, request: NameRequest) -> Nothing:
-        """Delete a model from the store; one that is loaded is refused."""
-        if any(replica.model.name == request.name for replica in self._node.engines.replicas()):
-            raise FelloeError("invalid_value", f"{request.name} is loaded; `felloe unload {request.name}` first")
-        await self._node.store.remove(request.name)
-        return Nothing()
+        """Bring a model into the store; ends with the model."""
+        async with aclosing(self._node.pulling.steps(request)) as steps:
+            async for step in steps:
+                yield step
 
     async def load(self, request: LoadRequest) -> Replica:
         """Load a model of the store here."""

@@ -66,7 +66,7 @@ async def test_a_bug_tells_its_kind_alone(client: httpx.AsyncClient) -> None:
 
 
 async def test_long_work_streams_its_steps_and_its_error(client: httpx.AsyncClient) -> None:
-    reply = await client.post("/models/pull", content=b'{"path": "/x.gguf"}')
+    reply = await client.post("/models/pull", content=b'{"reference": "/x.gguf"}')
     steps = [msgspec.json.decode(line, type=Progress) for line in reply.content.splitlines()]
     assert steps[0] == Progress(1, 2)
     assert steps[-1].error is not None

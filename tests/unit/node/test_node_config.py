@@ -77,3 +77,24 @@ def test_a_wrong_variable_is_named(tmp_path: Path, environment: dict[str, str]) 
     with pytest.raises(FelloeError) as wrong:
         load_config(tmp_path, environment)
     assert next(iter(environment)) in wrong.value.detail
+
+
+def test_sources_have_mirrors_and_servers_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('[sources.oci]\n"ghcr.io" = "https://mirror.example/ghcr"\n')
+    environment = {
+        "FELLOE_SOURCES_HUGGINGFACE": "http://hub.lan:8080",
+        "FELLOE_SOURCES_ALLOW": "https://a.lan, http://b.lan:81",
+        "FELLOE_REGISTRY_CREDENTIALS": "ghcr.io=user:password",
+    }
+    sources = load_config(tmp_path, environment).sources
+    assert sources.oci == {"ghcr.io": "https://mirror.example/ghcr"}
+    assert sources.huggingface == "http://hub.lan:8080"
+    assert sources.allow == ("https://a.lan", "http://b.lan:81")
+
+
+@pytest.mark.parametrize("url", ["hub.lan", "ftp://hub.lan", "https://user:secret@hub.lan", "https://hub.lan?x", ""])
+def test_a_mirror_is_a_plain_url(tmp_path: Path, url: str) -> None:
+    with pytest.raises(FelloeError) as caught:
+        load_config(tmp_path, {"FELLOE_SOURCES_OLLAMA": url})
+    assert (caught.value.code, "sources.ollama" in caught.value.detail) == ("bad_config", True)
+    assert "secret" not in caught.value.detail

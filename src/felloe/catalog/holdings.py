@@ -1,0 +1,193 @@
+"""What this node holds: which name stands for which manifest, and whether its content is there. Blocking.
+
+Content is kept in `blobs.py`, names and manifests in `shelf.py`. Content is whole and durable before a name points to
+it, and a name is gone before its content, so a kill at any point leaves at worst content that nobody names.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from felloe.catalog.blobs import Blobs
+from felloe.catalog.intake import Facts, TakenFile, describe
+from felloe.catalog.manifests import encode_manifest, manifest_id, sign_manifest, signer_of
+from felloe.catalog.rules import digest_of
+from felloe.catalog.shelf import Entry, Shelf
+from felloe.domain.errors import FelloeError
+from felloe.domain.ids import ModelDigest, ModelName
+from felloe.domain.manifest import Manifest
+from felloe.host.files import make_private_directory
+
+_LEFTOVER_SECONDS = 7 * 86_400.0
+
+
+class Kept(NamedTuple):
+    """A name of this node. `problem` says why it cannot be loaded; empty when it can."""
+
+    entry: Entry
+    manifest: Manifest
+    problem: str = ""
+
+
+class Holdings:
+    """One caller at a time; `names` and `unreadable` may be read at any moment, as they are replaced, never changed."""
+
+    def __init__(self, folder: Path, key: Ed25519PrivateKey, now: Callable[[], float]) -> None:
+        self.blobs = Blobs(folder)
+        self.names: dict[ModelName, Kept] = {}
+        self.unreadable: tuple[str, ...] = ()
+        self._folder = folder
+        self._shelf = Shelf(folder)
+        self._key = key
+        self._now = now
+
+    def open(self) -> None:
+        """Read everything; drop what is old and unnamed, unless an entry that cannot be read may name it."""
+        make_private_directory(self._folder)
+        self.blobs.open()
+        found, problems = self._shelf.open()
+        self.unreadable = tuple(problems)
+        self.names = {entry.name: self._looked_at(Kept(entry, manifest)) for entry, manifest in found}
+        if not problems:
+            self._shelf.drop_unnamed(self._identifiers())
+        self.drop_leftovers(self._now() - _LEFTOVER_SECONDS)
+
+    def existing(self, name: str) -> Kept:
+        """What is called `name`; raises `model_not_found`."""
+        kept = self.names.get(ModelName(name))
+        if kept is None:
+            raise FelloeError("model_not_found", f"there is no model {name[:128]!r} on this node", param="model")
+        return kept
+
+    def path_of(self, name: str) -> Path:
+        """Where an engine finds the model; raises `model_not_found`, or `bad_model_file` when it is damaged."""
+        kept = self.existing(name)
+        if kept.problem:
+            raise FelloeError("bad_model_file", kept.problem)
+        return self._shelf.path_of(kept.entry.manifest, kept.manifest)
+
+    def accept(self, name: str | None, files: Sequence[TakenFile], facts: Facts) -> Manifest:
+        """Give blobs a name; raises as `ModelStore.accept`."""
+        try:
+            _check_here(files)
+            manifest = describe(name, files, facts, signer_of(self._key), self._now())
+            data = encode_manifest(manifest)
+            known = self.names.get(manifest.name)
+            if known is not None and _content(known.manifest) == _content(manifest):
+                self._enter(known.entry, known.manifest)
+                return known.manifest
+            if known is not None and digest_of(known.manifest.files) != digest_of(manifest.files):
+                raise _name_taken(known.manifest)
+            identifier = manifest_id(data)
+            self._shelf.put_manifest(identifier, sign_manifest(data, self._key))
+            is_pinned = known is not None and known.entry.pinned
+            self._enter(Entry(name=manifest.name, manifest=identifier, pinned=is_pinned), manifest)
+        except FelloeError as error:
+            if error.code in ("bad_model_file", "bad_manifest"):
+                self._drop_unnamed(file.blob.digest for file in files)
+            self._look_at_all()  # what came may have mended other models all the same
+            raise
+        finally:
+            self.blobs.let_go([file.blob.digest for file in files])
+        return manifest
+
+    def change(self, name: str, *, pinned: bool | None = None, used_at: float | None = None) -> None:
+        """Note something of a name; raises `model_not_found`, `disk_full`."""
+        kept = self.existing(name)
+        before = kept.entry
+        entry = Entry(
+            name=before.name,
+            manifest=before.manifest,
+            pinned=before.pinned if pinned is None else pinned,
+            used_at=before.used_at if used_at is None else used_at,
+        )
+        self._shelf.put(entry)
+        self.names = {**self.names, entry.name: kept._replace(entry=entry)}
+
+    def remove(self, name: str) -> None:
+        """Forget a name and delete what no other needs; also one whose entry cannot be read."""
+        kept = self.names.get(ModelName(name))
+        if not self._shelf.remove(name) and kept is None:
+            self.existing(name)
+        if kept is not None:
+            self.names = {key: other for key, other in self.names.items() if key != name}
+            self._shelf.drop_unnamed(self._identifiers())
+            self._drop_unnamed(file.digest for file in kept.manifest.files)
+
+    def set_aside(self, digest: ModelDigest) -> None:
+        """Move damaged content out of the way of every model that has it."""
+        for kept in self.names.values():
+            if any(file.digest == digest for file in kept.manifest.files):
+                self._shelf.drop_view(kept.entry.manifest)
+        self.blobs.set_aside(digest)
+        self._look_at_all()
+
+    def drop_leftovers(self, oldest: float) -> None:
+        """Delete what interrupted pulls left before `oldest` (Unix seconds), and damaged content of that age."""
+        self.blobs.drop_partial(oldest)
+        if not self.unreadable:
+            self.blobs.drop_unnamed(self._named(), oldest)
+
+    def used_bytes(self) -> int:
+        """What all content takes up, unfinished and damaged included."""
+        return sum(self.blobs.sizes().values()) + self.blobs.other_bytes()
+
+    def _enter(self, entry: Entry, manifest: Manifest) -> None:
+        entry = Entry(name=entry.name, manifest=entry.manifest, pinned=entry.pinned, used_at=self._now())
+        self._shelf.make_view(entry.manifest, manifest, self.blobs.path_of)
+        self._shelf.put(entry)
+        self.names = {**self.names, entry.name: Kept(entry, manifest)}
+        # What was damaged may be whole again, for every model that has these files.
+        self._look_at_all()
+
+    def _look_at_all(self) -> None:
+        self.names = {name: self._looked_at(kept) for name, kept in self.names.items()}
+
+    def _looked_at(self, kept: Kept) -> Kept:
+        """The same name with what its files are now; a whole model has its view."""
+        for file in kept.manifest.files:
+            size = self.blobs.size_of(file.digest)
+            if size != file.size:
+                again = f"pull it again from {kept.manifest.source}" if kept.manifest.source else "pull it again"
+                where = self.blobs.path_of(file.digest)
+                why = f"size: {size or 0} bytes of {kept.entry.name} instead of {file.size}"
+                return kept._replace(problem=f"{where}: {why}; {again}")
+        try:
+            self._shelf.make_view(kept.entry.manifest, kept.manifest, self.blobs.path_of)
+        except FelloeError as error:
+            return kept._replace(problem=str(error))
+        return kept._replace(problem="")
+
+    def _drop_unnamed(self, digests: Iterable[ModelDigest]) -> None:
+        for digest in set(digests) - self._named():
+            self.blobs.drop(digest)
+
+    def _named(self) -> frozenset[ModelDigest]:
+        return frozenset(file.digest for kept in self.names.values() for file in kept.manifest.files)
+
+    def _identifiers(self) -> frozenset[str]:
+        return frozenset(kept.entry.manifest for kept in self.names.values())
+
+
+def _check_here(files: Sequence[TakenFile]) -> None:
+    """A model that had the same file may have been removed, and the file with it, while this one was pulled."""
+    for file in files:
+        if not file.blob.path.is_file() or file.blob.path.stat().st_size != file.blob.size:
+            raise FelloeError("bad_model_file", f"{file.path[:80]!r}: file: it went away during the pull; pull again")
+
+
+def _content(manifest: Manifest) -> tuple[object, ...]:
+    """What a model is, whatever its files were called, wherever they came from and whenever."""
+    files = sorted((file.role, file.digest) for file in manifest.files)
+    return files, manifest.template, manifest.defaults, manifest.licence
+
+
+def _name_taken(known: Manifest) -> FelloeError:
+    return FelloeError(
+        "invalid_value",
+        f"the name {known.name!r} already stands for another file ({digest_of(known.files)}); give another name or "
+        "remove that model first",
+        param="name",
+    )

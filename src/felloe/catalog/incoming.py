@@ -1,0 +1,267 @@
+"""One file on its way into the store: written in order, resumable after a kill at any byte and after a full disk.
+
+Two files share a name made from the key: `<name>.data` holds the content, `<name>.journal` a fixed head and then one
+32-byte slot for each 4 MiB chunk: the chunk's BLAKE3, or zeros while it is not whole. A chunk counts only when its
+slot says so and its bytes hash to it, so neither torn writes nor a journal that is ahead of the data can do harm. Slots
+may be filled in any order; this writer fills them from the first on and goes on at the first gap.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import struct
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from felloe.domain.errors import FelloeError
+from felloe.domain.ids import ModelDigest
+from felloe.domain.manifest import CHUNK_BYTES, MOST_FILE_BYTES
+from felloe.host.files import as_disk_error
+
+HASH_BYTES = 32
+DATA_SUFFIX = ".data"
+JOURNAL_SUFFIX = ".journal"
+_HEAD = struct.Struct("<8sIQ44x")  # magic and version, bytes a chunk, bytes in all
+_MAGIC = b"fel-in\x00\x01"
+_UNKNOWN_SIZE = 2**64 - 1
+_BUFFER_BYTES = 2**20
+_SYNC_BYTES = 64 * 2**20
+
+
+class Blob(NamedTuple):
+    """One file's whole content in the store; `size` in bytes, `chunks` the raw BLAKE3 of each 4 MiB of it."""
+
+    digest: ModelDigest
+    size: int
+    path: Path
+    chunks: tuple[bytes, ...]
+
+
+class Incoming:
+    """A blob on its way in. Made by `Blobs.receive`; one writer a key, one call at a time.
+
+    A call that was cancelled may still do its work; only `close` may follow it.
+    """
+
+    def __init__(self, file: "IncomingFile", keep: Callable[[Blob], Blob], closed: Callable[[], None]) -> None:
+        self._file = file
+        self._keep = keep
+        self._closed = closed
+        self._buffer = bytearray()
+
+    @property
+    def length(self) -> int:
+        """Bytes that are here and need not be sent again: where a source goes on."""
+        return self._file.length + len(self._buffer)
+
+    async def write(self, data: bytes) -> None:
+        """Append. Raises `disk_full` and keeps what is there; raises `bad_model_file` beyond the announced size and
+        drops it.
+        """
+        self._buffer += data
+        if len(self._buffer) >= _BUFFER_BYTES:
+            await self._flush()
+
+    async def start_anew(self) -> None:
+        """The source changed: drop what is there."""
+        self._buffer.clear()
+        await asyncio.to_thread(self._file.start_anew)
+
+    async def finish(self, *, sha256: str | None) -> Blob:
+        """The whole file as a blob of the store, checked against `sha256` (64 hex digits) where the source tells one.
+
+        Raises `bad_model_file` on a wrong size or hash and drops what came; raises `disk_full` and keeps it.
+        """
+        await self._flush()
+        return await asyncio.to_thread(self._finish, sha256)
+
+    async def close(self) -> None:
+        """Keep what is there for a later pull; does nothing once finished."""
+        try:
+            # Without room, or with too much, what is on the disk stays or went; the rest comes again.
+            with contextlib.suppress(FelloeError):
+                await self._flush()
+        finally:
+            # Not to be cancelled: the key has no other writer until the files are let go.
+            await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self._close)))
+
+    async def _flush(self) -> None:
+        data, self._buffer = bytes(self._buffer), bytearray()
+        if data:
+            await asyncio.to_thread(self._file.append, data)
+
+    def _close(self) -> None:
+        self._file.close()
+        self._closed()
+
+    def _finish(self, sha256: str | None) -> Blob:
+        with self._file.lock:
+            blob = self._keep(self._file.complete(sha256))
+            self._file.close()
+            return blob
+
+
+class IncomingFile:
+    """The two files of one key, and the hashes of what is in them. Blocking; safe to close while a call runs."""
+
+    def __init__(self, data: Path, size: int | None) -> None:
+        self.lock = threading.RLock()
+        self.length = 0
+        self._path = data
+        self._journal_path = data.with_suffix(JOURNAL_SUFFIX)
+        self._size = size
+        self._data = self._journal = -1
+        self._begin()
+
+    def _begin(self) -> None:
+        self.length = self._journaled = self._synced = 0
+        self._chunks: list[bytes] = []
+        self._whole, self._chunk, self._sha256 = blake3(), blake3(), hashlib.sha256()
+
+    def open(self, stopped: Callable[[], bool]) -> None:
+        """Take over what is whole of an earlier pull, chunk by chunk; what is not is cut off, unless `stopped` says to
+        leave it all. Raises `disk_full`.
+        """
+        with self.lock, self._explained():
+            self._data = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._journal = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if self._continues():
+                self._take_over(stopped)
+            else:
+                os.ftruncate(self._journal, 0)
+                self._write_head()
+            if stopped():
+                return
+            os.ftruncate(self._data, self.length)
+            self._journaled, self._synced = len(self._chunks), self.length
+
+    def append(self, data: bytes) -> None:
+        """Write and hash; each chunk that is whole gets its slot."""
+        with self.lock:
+            if self._data < 0:
+                return
+            most = MOST_FILE_BYTES if self._size is None else self._size
+            if self.length + len(data) > most:
+                self.start_anew()
+                raise FelloeError("bad_model_file", f"the source sent more than the {most} bytes of the file")
+            rest = memoryview(data)
+            with self._explained():
+                while rest:
+                    done = os.pwrite(self._data, rest[: CHUNK_BYTES - self.length % CHUNK_BYTES], self.length)
+                    self._count(rest[:done])
+                    rest = rest[done:]
+                    self._write_slots()
+                if self.length - self._synced >= _SYNC_BYTES:
+                    self._sync()
+
+    def start_anew(self) -> None:
+        """Forget everything but the size."""
+        with self.lock, self._explained():
+            self._begin()
+            os.ftruncate(self._data, 0)
+            os.ftruncate(self._journal, 0)
+            self._write_head()
+
+    def complete(self, sha256: str | None) -> Blob:
+        """Check the whole and make it durable; the content keeps its name. Drops it when it is not what was to come."""
+        with self.lock:
+            why = ""
+            if self._size is not None and self.length != self._size:
+                why = f"the source sent {self.length} bytes of {self._size}"
+            elif sha256 is not None and self._sha256.hexdigest() != sha256.lower():
+                why = f"what the source sent has the SHA-256 {self._sha256.hexdigest()} instead of {sha256[:64]}"
+            if why:
+                self.start_anew()
+                raise FelloeError("bad_model_file", why)
+            with self._explained():
+                self._sync()
+            has_open_end = self._size is None and self.length % CHUNK_BYTES
+            chunks = (*self._chunks, self._chunk.digest()) if has_open_end else tuple(self._chunks)
+            return Blob(ModelDigest(f"blake3:{self._whole.hexdigest()}"), self.length, self._path, chunks)
+
+    def close(self) -> None:
+        """Let go of the files; nothing happens the second time."""
+        with self.lock:
+            if self._journal >= 0:
+                with contextlib.suppress(OSError):  # without room, the last chunks come again
+                    self._write_slots()
+            for descriptor in (self._data, self._journal):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._data = self._journal = -1
+
+    def drop(self) -> None:
+        """Delete the journal, and the content if it is still here."""
+        self._journal_path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
+
+    def _continues(self) -> bool:
+        """Whether the journal belongs to a file of this size; a size that comes to be known is written down."""
+        head = os.pread(self._journal, _HEAD.size, 0)
+        if len(head) < _HEAD.size:
+            return False
+        magic, chunk_bytes, size = _HEAD.unpack(head)
+        if magic != _MAGIC or chunk_bytes != CHUNK_BYTES:
+            return False
+        if size == _UNKNOWN_SIZE:
+            self._write_head()
+            return True
+        return size == self._size
+
+    def _take_over(self, stopped: Callable[[], bool]) -> None:
+        end = os.fstat(self._data).st_size if self._size is None else min(self._size, os.fstat(self._data).st_size)
+        while self.length < end and not stopped():
+            slot = os.pread(self._journal, HASH_BYTES, _HEAD.size + HASH_BYTES * len(self._chunks))
+            content = os.pread(self._data, min(CHUNK_BYTES, end - self.length), self.length)
+            is_whole = len(content) == CHUNK_BYTES or self.length + len(content) == self._size
+            if not is_whole or blake3(content).digest() != slot:
+                return
+            self._count(memoryview(content))
+
+    def _count(self, data: memoryview) -> None:
+        """Note what was written; it lies within one chunk."""
+        self._whole.update(data)
+        self._sha256.update(data)
+        self._chunk.update(data)
+        self.length += len(data)
+        if self.length % CHUNK_BYTES == 0 or self.length == self._size:
+            self._seal_chunk()
+
+    def _seal_chunk(self) -> None:
+        self._chunks.append(self._chunk.digest())
+        self._chunk = blake3()
+
+    def _write_head(self) -> None:
+        size = _UNKNOWN_SIZE if self._size is None else self._size
+        _write_all(self._journal, _HEAD.pack(_MAGIC, CHUNK_BYTES, size), 0)
+
+    def _write_slots(self) -> None:
+        slots = b"".join(self._chunks[self._journaled :])
+        if not slots:
+            return
+        _write_all(self._journal, slots, _HEAD.size + HASH_BYTES * self._journaled)
+        self._journaled = len(self._chunks)
+
+    def _sync(self) -> None:
+        os.fsync(self._data)
+        os.fsync(self._journal)
+        self._synced = self.length
+
+    @contextlib.contextmanager
+    def _explained(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise as_disk_error(error, self._path) from error
+
+
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        done = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[done:], offset + done
