@@ -193,6 +193,9 @@ class Session:
         try:
             await self._client.publish(subject, data, reply)
         except (nats.errors.Error, OSError) as error:
+            if not self._client.is_connected:
+                # nats-py says so itself only after its farewell to a server that is gone.
+                self.end()
             raise FelloeError("network_unreachable", f"the hub took no message: {type(error).__name__}") from error
 
     async def request(self, subject: str, data: bytes, timeout: float) -> bytes:

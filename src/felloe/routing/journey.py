@@ -49,6 +49,7 @@ class Journey:
         self._forgiven = False
         self._failures = 0
         self._barren = 0
+        self._cuts = 0
         self._refusals = 0
         self._number_at_start = 0
         self._now = 0.0
@@ -99,18 +100,26 @@ class Journey:
             self.wanted = self.wanted._replace(context=target.replica.context + 1)
             return
         if error.code in rules.LOSSES:
-            self._failures += 1
-            if self._has_progressed():
-                self._barren = 0
-            elif error.code != "line_lost":
-                self._barren += 1
+            self._count_loss(error.code)
         else:
             self._refusals += 1
         if error.code == "overloaded":
             self._retry_after = min(self._retry_after or rules.MOST_RETRY_AFTER, error.retry_after or 1.0)
-        retries = rules.should_retry(error.code, failures=self._failures, barren=self._barren, refusals=self._refusals)
+        retries = rules.should_retry(
+            error.code, failures=self._failures, barren=self._barren, cuts=self._cuts, refusals=self._refusals
+        )
         if not retries:
             raise self._final(error)
+
+    def _count_loss(self, code: str) -> None:
+        if self._has_progressed():
+            self._failures += 1
+            self._barren = self._cuts = 0
+        elif code == "line_lost":
+            self._cuts += 1
+        else:
+            self._failures += 1
+            self._barren += 1
 
     def _cut_off(self, node: NodeId, issued_at: float, now: float) -> None:
         if self._has_progressed():

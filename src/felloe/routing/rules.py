@@ -24,6 +24,7 @@ FINISH_MARK = b'"finish_reason":"'
 
 MOST_FAILURES = 16
 MOST_BARREN_FAILURES = 3
+MOST_CUTS = 64
 MOST_REFUSALS = 8
 LEAST_RETRY_AFTER = 1.0
 MOST_RETRY_AFTER = 60.0
@@ -213,15 +214,16 @@ def spoken_versions(ours: str, roster: Roster) -> frozenset[str]:
     return frozenset(version for version in present if compatible(ours, version))
 
 
-def should_retry(code: str, *, failures: int, barren: int, refusals: int) -> bool:
+def should_retry(code: str, *, failures: int, barren: int, cuts: int, refusals: int) -> bool:
     """Whether a request that failed with `code` is tried on another replica.
 
     `failures` counts the replicas lost so far, `barren` those lost in a row without one new token (a request that
-    kills what answers it must not go round), `refusals` those that did not begin since the last progress. Whatever
-    is the caller's fault, a divergence and a passed deadline are final.
+    kills what answers it must not go round), `cuts` how often in a row only the way broke without one, `refusals` the
+    replicas that did not begin since the last progress. Whatever is the caller's fault, a divergence and a passed
+    deadline are final.
     """
     if code in LOSSES:
-        return failures <= MOST_FAILURES and barren <= MOST_BARREN_FAILURES
+        return failures <= MOST_FAILURES and barren <= MOST_BARREN_FAILURES and cuts <= MOST_CUTS
     return code in REFUSALS and refusals <= MOST_REFUSALS
 
 

@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 from mesh_network import Network
+from nats.aio.client import Client
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
@@ -192,6 +193,19 @@ async def test_an_expired_credential_is_replaced_at_the_next_dial(network: Netwo
     fresh = network.authority.issue(member.public_key, "spoke", time.time(), seconds=3600)
     member.credential = fresh
     assert await connection.wait_up(10)
+
+
+async def test_a_line_that_takes_no_message_is_given_up_at_once(network: Network) -> None:
+    connection = await network.connect(network.member())
+    session = connection._session
+    assert session is not None
+    # So it stands after the server is gone and before nats-py has said goodbye.
+    session._client._status = Client.CLOSED
+    with pytest.raises(FelloeError):
+        await connection.publish("x", b"")
+    assert session.ended.done()
+    session._client._status = Client.CONNECTED
+    await until(lambda: connection.is_up and connection._session is not session)
 
 
 async def test_redialling_takes_the_newest_credential(network: Network) -> None:

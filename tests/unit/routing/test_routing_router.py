@@ -461,6 +461,12 @@ async def test_a_node_that_cannot_be_reached_is_asked_as_soon_as_it_says_somethi
     assert done is not None and len(world.nodes.asked) == before + 1
 
 
+async def test_while_no_node_can_be_reached_for_a_moment_a_request_waits():
+    world = World(*(cut(*[0] * 6) for _ in range(4)), patience=30.0)
+    _, done, _ = await asyncio.wait_for(world.ask(), 5)
+    assert done is not None and len(world.nodes.asked) == 25
+
+
 async def test_while_the_way_to_one_node_is_broken_another_goes_on():
     world = World(cut(*[0] * 12), FakeEngines(Score(5)), patience=30.0)
     for _ in range(5):

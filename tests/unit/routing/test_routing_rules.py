@@ -161,18 +161,23 @@ def test_the_smaller_reach_holds():
 
 @pytest.mark.parametrize("code", ["context_length_exceeded", "invalid_value", "resume_diverged", "deadline_exceeded"])
 def test_what_another_replica_cannot_mend_is_final(code: str):
-    assert not rules.should_retry(code, failures=1, barren=1, refusals=1)
+    assert not rules.should_retry(code, failures=1, barren=1, cuts=1, refusals=1)
 
 
 def test_a_request_that_kills_whoever_answers_it_does_not_go_round():
-    assert rules.should_retry("engine_failed", failures=3, barren=3, refusals=0)
-    assert not rules.should_retry("engine_failed", failures=4, barren=4, refusals=0)
-    assert not rules.should_retry("engine_failed", failures=17, barren=0, refusals=0)
+    assert rules.should_retry("engine_failed", failures=3, barren=3, cuts=0, refusals=0)
+    assert not rules.should_retry("engine_failed", failures=4, barren=4, cuts=0, refusals=0)
+    assert not rules.should_retry("engine_failed", failures=17, barren=0, cuts=0, refusals=0)
+
+
+def test_a_way_that_breaks_is_tried_more_often_than_a_replica_that_dies():
+    assert rules.should_retry("line_lost", failures=0, barren=0, cuts=64, refusals=0)
+    assert not rules.should_retry("line_lost", failures=0, barren=0, cuts=65, refusals=0)
 
 
 def test_refusals_are_bounded():
-    assert rules.should_retry("overloaded", failures=0, barren=0, refusals=8)
-    assert not rules.should_retry("overloaded", failures=0, barren=0, refusals=9)
+    assert rules.should_retry("overloaded", failures=0, barren=0, cuts=0, refusals=8)
+    assert not rules.should_retry("overloaded", failures=0, barren=0, cuts=0, refusals=9)
 
 
 def test_retry_after_grows_with_the_queue_and_stays_in_bounds():
