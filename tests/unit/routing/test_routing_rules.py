@@ -171,8 +171,8 @@ def test_a_request_that_kills_whoever_answers_it_does_not_go_round():
 
 
 def test_a_way_that_breaks_is_tried_more_often_than_a_replica_that_dies():
-    assert rules.should_retry("line_lost", failures=0, barren=0, cuts=64, refusals=0)
-    assert not rules.should_retry("line_lost", failures=0, barren=0, cuts=65, refusals=0)
+    assert rules.should_retry("line_lost", failures=0, barren=0, cuts=256, refusals=0)
+    assert not rules.should_retry("line_lost", failures=0, barren=0, cuts=257, refusals=0)
 
 
 def test_refusals_are_bounded():
