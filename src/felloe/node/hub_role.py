@@ -237,6 +237,9 @@ class HubRole:
             self._take_hubs(hubs)
         with contextlib.suppress(FelloeError):
             await self._identity.ask_others()
+        if hubs is None:
+            # It was demoted while it was away, and has dialled nobody but itself since it started.
+            self._connection.set_urls(self._identity.membership.nats_urls)
         self._connection.redial(elsewhere=True)
         await hub.stop_servers()
         self._identity.files.forget_state()
