@@ -109,6 +109,7 @@ def is_draining(asked: NodeProcess, name: str) -> bool:
     return any(member["record"]["name"] == name and member["load"][2] for member in asked.ask("/members") or [])
 
 
+@pytest.mark.slow
 def test_a_drained_node_finishes_its_answer_and_nobody_notices(own_network: Network) -> None:
     asker = own_network.add_spoke("asker")
     serving = [own_network.add_serving_spoke(name) for name in SERVING]

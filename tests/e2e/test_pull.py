@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -81,7 +82,9 @@ def test_a_pull_that_ctrl_c_ended_goes_on(network: Network, files: SlowFiles) ->
     files.held.set()
     environment = os.environ | {"FELLOE_HOME": str(hub.home.folder)}
     command = [sys.executable, "-m", "felloe", "pull", files_url, "--name", "web", "--pin"]
-    pull = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    # Where the tests run in the background SIGINT is ignored, and a child would inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pull = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     incoming: Path = hub.home.models / "incoming"
     wait_for("the first bytes", lambda: sum(path.stat().st_size for path in incoming.glob("*.data")) > 5 * 2**20)
     pull.send_signal(signal.SIGINT)

@@ -216,13 +216,15 @@ class Generations:
     async def _mend(self, kept: _Kept) -> None:
         """Alone, this hub fills a store that is empty, and replaces one that has lost writes by its saved copy."""
         store = kept.store
+        # What is written while the server is asked is beyond its answer, and not lost.
+        seen = store.sequence
         last = await store.last_sequence()
-        if store.sequence > last:
+        if seen > last:
             logger.error(
                 "%s has lost writes: it ends at %d, but %d were seen; the state is restored from %s",
                 self._place.folder(store.generation),
                 last,
-                store.sequence,
+                seen,
                 SAVED_NAME,
             )
             saved = {key: entry for key, entry in store.entries.items() if key not in _NOT_COPIED}

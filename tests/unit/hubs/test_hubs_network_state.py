@@ -38,6 +38,22 @@ async def test_what_a_hub_alone_wrote_is_there_after_a_restart(house: StateHouse
     assert again.items("member.") == {}
 
 
+async def test_a_write_while_a_hub_alone_looks_after_its_store_is_not_taken_for_a_loss(house: StateHouse) -> None:
+    state = await house.add().found()
+    store, number = state.generations.store, state.generations.current.number
+    assert store is not None
+    ask = store.last_sequence
+
+    async def last_sequence() -> int:
+        last = await ask()
+        await state.change("keys", appended("x"))
+        return last
+
+    store.last_sequence = last_sequence  # type: ignore[method-assign]
+    await until(lambda: (state.get("keys") or b"").count(b"x") >= 2)
+    assert state.generations.current.number == number
+
+
 def pass_on(leader: NetworkState, others: list[NetworkState]) -> None:
     """Tell others where the state is and goes, as the mesh would."""
 
