@@ -199,6 +199,7 @@ def test_a_damaged_state_file_is_refused_by_its_name(own_network: Network, name:
     assert name in own_network.hub.last_words()
 
 
+@pytest.mark.slow
 def test_a_lost_state_folder_is_restored_from_the_copy_and_that_is_told(own_network: Network) -> None:
     made = json.loads(own_network.hub.run("key", "create", "kept", "--json").stdout)["id"]
     wait_for(

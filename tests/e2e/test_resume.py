@@ -59,7 +59,10 @@ def interrupt_once(network: Network, asked: NodeProcess, interrupt: Callable[[No
     return text
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="frozen", marks=pytest.mark.slow)],
+)
 def test_the_answer_goes_on_where_it_stopped(own_network: Network, number: signal.Signals) -> None:
     empty = own_network.add_spoke("empty")
     own_network.add_serving_spoke("serving-a")
