@@ -1,7 +1,7 @@
 """The part of the operator API that is about hubs, members and the network's keys: which path is which operation."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import AsyncGenerator
+from typing import Protocol
 
 from felloe.console.hub_messages import (
     ChangeStep,
@@ -17,6 +17,7 @@ from felloe.console.hub_messages import (
     RotateRequest,
 )
 from felloe.console.messages import NameRequest, Nothing
+from felloe.console.operator_table import Table
 
 
 class HubOperations(Protocol):
@@ -40,14 +41,6 @@ class RootOperations(Protocol):
     async def rotate(self, request: RotateRequest) -> KeysReplaced: ...
     async def rotate_root(self, request: RootRotateRequest) -> KeysReplaced: ...
     async def export(self, request: RootExportRequest) -> RootExported: ...
-
-
-class Table(NamedTuple):
-    """Paths that are asked (GET), told (POST), and followed (POST, answered step by step)."""
-
-    asked: dict[str, Callable[[], Awaitable[Any]]]
-    told: dict[str, tuple[Any, Callable[[Any], Awaitable[Any]]]]
-    followed: dict[str, tuple[Any, Callable[[Any], AsyncGenerator[Any, None]], Any]]
 
 
 def network_table(hubs: HubOperations, root: RootOperations) -> Table:

@@ -3,9 +3,9 @@
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from felloe.console.hub_operator import Table
 from felloe.console.messages import NameRequest, Nothing
 from felloe.console.model_messages import CleanedRow, ModelRow, VerifyStep
+from felloe.console.operator_table import Table
 
 
 class ModelOperations(Protocol):

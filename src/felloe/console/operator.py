@@ -40,6 +40,7 @@ from felloe.console.messages import (
 )
 from felloe.console.model_messages import VerifyStep
 from felloe.console.model_operator import ModelOperations, model_table
+from felloe.console.operator_table import Table
 from felloe.domain.errors import FelloeError
 from felloe.domain.roster import Replica
 
@@ -77,22 +78,15 @@ class Operations(Protocol):
 
 def create_operator_app(operations: Operations) -> Starlette:
     """The ASGI application; errors of the catalogue become their status with an `ErrorBody`."""
-    network, library = network_table(operations.hubs, operations.root), model_table(operations.library)
-    asked: dict[str, Callable[[], Awaitable[Any]]] = (
-        network.asked
-        | library.asked
-        | {
+    own = Table(
+        asked={
             "/status": operations.status,
             "/members": operations.members,
             "/invitations": operations.invitations,
             "/keys": operations.keys,
             "/upstreams": operations.upstreams,
-        }
-    )
-    told: dict[str, tuple[Any, Callable[[Any], Awaitable[Any]]]] = (
-        network.told
-        | library.told
-        | {
+        },
+        told={
             "/models/load": (LoadRequest, operations.load),
             "/models/unload": (UnloadRequest, operations.unload),
             "/invitations/create": (InvitationRequest, operations.invite),
@@ -101,19 +95,17 @@ def create_operator_app(operations: Operations) -> Starlette:
             "/keys/revoke": (NameRequest, operations.revoke_key),
             "/upstreams/add": (UpstreamRequest, operations.add_upstream),
             "/upstreams/remove": (NameRequest, operations.remove_upstream),
-        }
-    )
-    followed: dict[str, tuple[Any, Callable[[Any], AsyncGenerator[Any, None]], Step]] = (
-        network.followed
-        | library.followed
-        | {
+        },
+        followed={
             "/models/pull": (PullRequest, operations.pull, Progress),
             "/drain": (DrainRequest, operations.drain, DrainStep),
-        }
+        },
     )
-    routes = [Route(path, _asking(operation), methods=["GET"]) for path, operation in asked.items()]
-    routes += [Route(path, _telling(kind, act), methods=["POST"]) for path, (kind, act) in told.items()]
-    routes += [Route(path, _following(*row), methods=["POST"]) for path, row in followed.items()]
+    routes: list[Route] = []
+    for table in (own, network_table(operations.hubs, operations.root), model_table(operations.library)):
+        routes += [Route(path, _asking(operation), methods=["GET"]) for path, operation in table.asked.items()]
+        routes += [Route(path, _telling(kind, act), methods=["POST"]) for path, (kind, act) in table.told.items()]
+        routes += [Route(path, _following(*row), methods=["POST"]) for path, row in table.followed.items()]
     routes.append(Route("/stop", _asking(operations.stop), methods=["POST"]))
     return Starlette(routes=routes, exception_handlers={FelloeError: _refused, HTTPException: _http, Exception: _bug})
 

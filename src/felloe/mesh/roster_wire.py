@@ -7,7 +7,7 @@ node's clock, which may be the wrong one.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -29,6 +29,8 @@ MAX_ASKED_FOR = 256
 NO_LOAD = Load()
 
 _CONTEXT = b"felloe node record v1\x00"
+
+_Shape = TypeVar("_Shape", bound=msgspec.Struct)
 
 
 class SignedRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -123,13 +125,8 @@ def encode_record(record: NodeRecord, sign: Callable[[bytes], bytes]) -> bytes:
 
 def decode_record(signed: bytes) -> NodeRecord:
     """A record that its node really signed. Raises `BadRecord`."""
-    if len(signed) > MAX_RECORD_BYTES:
-        raise BadRecord("too large")
-    try:
-        envelope = msgspec.msgpack.decode(signed, type=SignedRecord)
-        record = msgspec.msgpack.decode(envelope.record, type=NodeRecord)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRecord("not a signed record") from error
+    envelope = _decoded(signed, SignedRecord, MAX_RECORD_BYTES, "not a signed record")
+    record = _decoded(envelope.record, NodeRecord, MAX_RECORD_BYTES, "not a signed record")
     if len(record.public_key) != 32 or id_from_public_key(record.public_key) != record.id:
         raise BadRecord("the id is not the hash of the public key")
     try:
@@ -142,12 +139,7 @@ def decode_record(signed: bytes) -> NodeRecord:
 
 def decode_heartbeat(data: bytes) -> Heartbeat:
     """A heartbeat with sane numbers. Raises `BadRecord`."""
-    if len(data) > MAX_HEARTBEAT_BYTES:
-        raise BadRecord("too large")
-    try:
-        heartbeat = msgspec.msgpack.decode(data, type=Heartbeat)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRecord("not a heartbeat") from error
+    heartbeat = _decoded(data, Heartbeat, MAX_HEARTBEAT_BYTES, "not a heartbeat")
     check_load(heartbeat.load)
     times = (heartbeat.issued_at, heartbeat.started_at)
     if not 0 <= heartbeat.session < MAX_SESSIONS or not all(map(_is_time, times)):
@@ -157,12 +149,7 @@ def decode_heartbeat(data: bytes) -> Heartbeat:
 
 def decode_digest(data: bytes) -> Digest:
     """A digest whose standings are sane; its records are still to be decoded. Raises `BadRecord`."""
-    if len(data) > MAX_DIGEST_BYTES:
-        raise BadRecord("too large")
-    try:
-        digest = msgspec.msgpack.decode(data, type=Digest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRecord("not a digest") from error
+    digest = _decoded(data, Digest, MAX_DIGEST_BYTES, "not a digest")
     for standing in digest.changes:
         check_standing(standing)
     for standing in digest.in_passing:
@@ -217,3 +204,12 @@ def _check_text(value: Any) -> None:
     elif isinstance(value, list | tuple):
         for item in value:  # pyright: ignore[reportUnknownVariableType]
             _check_text(item)
+
+
+def _decoded(data: bytes, kind: type[_Shape], most_bytes: int, otherwise: str) -> _Shape:
+    if len(data) > most_bytes:
+        raise BadRecord("too large")
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRecord(otherwise) from error
