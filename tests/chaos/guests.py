@@ -21,7 +21,7 @@ async def watch_revocation(stage: Stage, guest: ChaosNode, clients: Clients, rec
     await asyncio.sleep(SERVING_SECONDS)
     # Its own clients would load it from within: after they ended, all that it does came from others.
     await clients.stop(SERVING_SECONDS)
-    (owner, *_) = await stage.writable()
+    owner = await stage.writer()
     begin = time.monotonic()
     try:
         await owner.tell("/members/revoke", {"name": guest.name}, REVOKE_SECONDS)

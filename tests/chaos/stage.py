@@ -1,6 +1,7 @@
 """The network under test: its nodes in their places, who is hub now, and newcomers."""
 
 import asyncio
+import contextlib
 import re
 import subprocess
 import sys
@@ -9,13 +10,18 @@ from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
+
 from chaos.clients import MODEL
 from chaos.lab import Lab
-from chaos.nodes import ChaosNode
+from chaos.nodes import ChaosNode, OperatorRefusal
 from chaos.schedule import Scene
 from networks import TINY_MODEL
 
 START_SECONDS = 60.0
+INVITE_SECONDS = 15.0
+"""Longer than a hub tries to have the other hubs acknowledge a write."""
+
 ASKER = "asker"
 """The one node without a model: all that it asks goes over the mesh."""
 
@@ -95,11 +101,21 @@ class Stage:
 
     async def join(self, node: ChaosNode) -> None:
         """Join and be up."""
-        (hub, *_) = await self.writable()
-        created = await hub.tell("/invitations/create", {"role": "spoke", "uses": 1, "ttl_seconds": 600})
         models = ["--model", str(TINY_MODEL)] if node.serves else []
-        node.start("join", "-", *models, stdin=created["token"])
+        node.start("join", "-", *models, stdin=await self._invitation())
         await self._up(node)
+
+    async def _invitation(self) -> str:
+        """A join token, as an owner gets one who asks again when a fault that runs now kept the hubs from writing."""
+
+        async def invited() -> str:
+            for hub in await self.writable():
+                with contextlib.suppress(OperatorRefusal, httpx.TransportError):
+                    asked = {"role": "spoke", "uses": 1, "ttl_seconds": 600}
+                    return str((await hub.tell("/invitations/create", asked, INVITE_SECONDS))["token"])
+            return ""
+
+        return str(await until("an invitation", invited))
 
     async def newcomer(self) -> ChaosNode:
         """One more node, which has joined and serves."""
@@ -190,6 +206,11 @@ class Stage:
         """The living hubs where the network's state can be changed."""
         keepers = (await self.council()).keepers
         return [self.members[name] for name in keepers if name in self.members and self.members[name].lives]
+
+    async def writer(self) -> ChaosNode:
+        """One of them, as soon as there is any."""
+        (first, *_) = await until("a hub where the state can be changed", self.writable)
+        return first
 
     async def scene(self) -> Scene:
         """Who can be hit now."""
