@@ -3,27 +3,23 @@
 `blobs/<hex>` is a whole file, `blobs/<hex>.chunks` the BLAKE3 of each of its 4 MiB chunks, raw and in order. What is
 on its way in lies in `incoming/` and moves here in one step once it is whole; `incoming/<name>.received` then says
 which blob came under that key, so that an interrupted pull of many files, or a pull again, fetches nothing twice.
-Content that turned out damaged lies in `damaged/` and is never loaded.
+Content that turned out damaged lies in `damaged/` and is never loaded; when the same comes again from other nodes, its
+good chunks stay and only the others are fetched.
 """
 
 import contextlib
-import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Protocol
 
 from blake3 import blake3
 
-from felloe.catalog.incoming import (
-    DATA_SUFFIX,
-    HASH_BYTES,
-    JOURNAL_SUFFIX,
-    Blob,
-    Incoming,
-    IncomingFile,
-)
+from felloe.catalog.checking import Checked, differing, read_all
+from felloe.catalog.gathering import GatheredFile, Gathering
+from felloe.catalog.incoming import DATA_SUFFIX, Blob, Incoming, IncomingFile
+from felloe.catalog.journal import HASH_BYTES, JOURNAL_SUFFIX, Journal
 from felloe.catalog.threads import to_the_end
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelDigest
@@ -37,13 +33,11 @@ _INCOMING_NAME = re.compile(rf"[0-9a-f]{{64}}(?:{DATA_SUFFIX}|{JOURNAL_SUFFIX}|{
 _UNFINISHED_NAME = re.compile(rf"\.[0-9a-f]{{64}}(?:{CHUNKS_SUFFIX}|{_MARK_SUFFIX})\..+")
 _PREFIX = "blake3:"
 _MOST_MARK_CHARACTERS = 96
+_BLOCK_BYTES = 512
 
 
-class Checked(NamedTuple):
-    """What reading every byte of a blob showed. `bad_chunks` counts from 0; empty with `is_whole` False: all is."""
-
-    is_whole: bool
-    bad_chunks: tuple[int, ...]
+class _Droppable(Protocol):
+    def drop(self) -> None: ...
 
 
 class Blobs:
@@ -53,7 +47,8 @@ class Blobs:
         self._blobs = folder / "blobs"
         self._incoming = folder / "incoming"
         self._damaged = folder / "damaged"
-        self._written: set[str] = set()
+        self._opening: set[str] = set()
+        self._coming: dict[str, Incoming | Gathering] = {}
         # Came in or were asked for while this process runs: a pull may be about to name them.
         self._fresh: set[ModelDigest] = set()
 
@@ -71,11 +66,7 @@ class Blobs:
     def received(self, key: str) -> Blob | None:
         """The blob that came in whole under `key`, now or in an earlier pull: nothing need be fetched again."""
         digest, size = _read_mark(self._at(key, _MARK_SUFFIX))
-        blob = self.find(digest) if is_digest(digest) else None
-        if blob is None or blob.size != size:
-            return None
-        self._fresh.add(digest)
-        return blob
+        return self.held(digest, size) if is_digest(digest) else None
 
     async def receive(self, key: str, size: int | None) -> Incoming:
         """A writer for the file that `key` stands for (any string: where it comes from, and its entity tag or digest).
@@ -86,18 +77,45 @@ class Blobs:
         if size is not None and not 0 <= size <= MOST_FILE_BYTES:
             raise FelloeError("bad_model_file", f"the source announces {size} bytes, more than {MOST_FILE_BYTES}")
         data = self._at(key, DATA_SUFFIX)
-        if data.name in self._written:
-            raise FelloeError("already_pulling", "the same file is being pulled already")
-        self._written.add(data.name)
-        file = IncomingFile(data, size)
-        try:
-            await to_the_end(file.open)
-        except BaseException:
-            file.close()
-            self._written.discard(data.name)
-            raise
-        keep = partial(self._keep, key, file)
-        return Incoming(file, keep, closed=partial(self._written.discard, data.name))
+        with self._only_writer(data.name) as closed:
+            file = IncomingFile(data, size)
+            await _opened(file)
+            incoming = Incoming(file, partial(self._keep, key, file), closed)
+            self._coming[data.name] = incoming
+        return incoming
+
+    async def gather(self, digest: ModelDigest, size: int, hashes: tuple[bytes, ...]) -> Gathering:
+        """A writer for the file of this digest whose chunks, with these raw hashes, come in any order.
+
+        It begins with what an earlier one left, or with what is good of damaged content. Raises as `receive`.
+        """
+        if not 0 <= size <= MOST_FILE_BYTES or len(hashes) != -(-size // CHUNK_BYTES):
+            raise FelloeError("bad_manifest", f"manifest: chunks: {len(hashes)} cannot be those of {size} bytes")
+        data = self._at(digest, DATA_SUFFIX)
+        with self._only_writer(data.name) as closed:
+            file = GatheredFile(data, digest, size, hashes)
+            await to_the_end(lambda _: self._begin_with_damaged(file, data))
+            await _opened(file)
+            gathering = Gathering(file, partial(self._keep, digest, file), closed)
+            self._coming[data.name] = gathering
+        return gathering
+
+    def partial(self, digest: ModelDigest) -> Gathering | None:
+        """The blob of this digest while its chunks come in."""
+        coming = self._coming.get(self._at(digest, DATA_SUFFIX).name)
+        return coming if isinstance(coming, Gathering) else None
+
+    def promised_bytes(self) -> int:
+        """What is still to come of all that was promised room."""
+        return sum(coming.coming for coming in tuple(self._coming.values()))
+
+    def held(self, digest: ModelDigest, size: int) -> Blob | None:
+        """The blob of this digest and size, if it is here; a clean-up spares it until `let_go`."""
+        blob = self.find(digest)
+        if blob is None or blob.size != size:
+            return None
+        self._fresh.add(digest)
+        return blob
 
     def find(self, digest: ModelDigest) -> Blob | None:
         """The blob of this digest, if it is here in a length that its chunks can have."""
@@ -130,8 +148,9 @@ class Blobs:
         }
 
     def other_bytes(self) -> int:
-        """What lies among the incoming and the damaged, in bytes."""
-        return sum(path.stat().st_size for folder in (self._incoming, self._damaged) for path in folder.iterdir())
+        """What lies among the incoming and the damaged, in bytes of the disk: a file may have holes."""
+        stats = [path.stat() for folder in (self._incoming, self._damaged) for path in folder.iterdir()]
+        return sum(min(stat.st_size, stat.st_blocks * _BLOCK_BYTES) for stat in stats)
 
     def drop(self, digest: ModelDigest) -> None:
         """Delete a blob and what remembers it."""
@@ -154,7 +173,7 @@ class Blobs:
         Returns the bytes freed.
         """
         recent = {_read_mark(mark)[0] for mark in self._marks() if mark.stat().st_mtime >= oldest}
-        held = self._fresh if self._written else frozenset[ModelDigest]()
+        held = self._fresh if self._is_writing() else frozenset[ModelDigest]()
         freed = 0
         for digest, size in self.sizes().items():
             if digest not in named and digest not in held and digest not in recent:
@@ -170,7 +189,7 @@ class Blobs:
         freed = 0
         for path in [*self._incoming.iterdir(), *self._damaged.iterdir()]:
             is_ours = _INCOMING_NAME.fullmatch(path.name) or _BLOB_NAME.fullmatch(path.name)
-            is_written = path.with_suffix(DATA_SUFFIX).name in self._written
+            is_written = path.with_suffix(DATA_SUFFIX).name in {*self._coming, *self._opening}
             if is_ours and not is_written and path.suffix != _MARK_SUFFIX and path.stat().st_mtime < oldest:
                 freed += path.stat().st_size
                 path.unlink(missing_ok=True)
@@ -180,30 +199,14 @@ class Blobs:
         self, digest: ModelDigest, progress: Callable[[int], None], stopped: Callable[[], bool]
     ) -> Checked | None:
         """Read every byte; `progress` gets the bytes read with each chunk. None when stopped or when it is gone."""
-        try:
-            stream = self.path_of(digest).open("rb", buffering=0)
-        except FileNotFoundError:
-            return None
-        except OSError:
-            return Checked(False, ())
-        chunks, whole, failed = list[bytes](), blake3(), set[int]()
-        with stream:
-            while not stopped():
-                content, is_read = _read_chunk(stream.fileno(), len(chunks))
-                if not content:
-                    break
-                if not is_read:
-                    failed.add(len(chunks))
-                chunks.append(blake3(content).digest())
-                whole.update(content)
-                progress(len(content))
-            else:
-                return None
-        is_whole = not failed and _PREFIX + whole.hexdigest() == digest
+        read = read_all(self.path_of(digest), progress, stopped)
+        if read is None or read.is_unreadable:
+            return None if read is None else Checked(False, ())
+        is_whole = not read.failed and _PREFIX + read.hash == digest
         expected = self._expected_chunks(digest)
-        if is_whole and b"".join(chunks) != expected:
-            self._write_chunks(digest, chunks)
-        return Checked(is_whole, () if is_whole else _differing(chunks, expected, failed))
+        if is_whole and b"".join(read.chunks) != expected:
+            self._write_chunks(digest, read.chunks)
+        return Checked(is_whole, () if is_whole else differing(read, expected))
 
     def set_aside(self, digest: ModelDigest) -> None:
         """Move damaged content out of the way of every model."""
@@ -213,7 +216,37 @@ class Blobs:
         self.drop(digest)
         sync_directory(self._blobs)
 
-    def _keep(self, key: str, file: IncomingFile, came: Blob) -> Blob:
+    def _is_writing(self) -> bool:
+        return bool(self._coming or self._opening)
+
+    @contextlib.contextmanager
+    def _only_writer(self, name: str) -> Generator[Callable[[], object]]:
+        """Hold a name while its file is opened; gives what lets go of it once the file is closed."""
+        if name in self._coming or name in self._opening:
+            raise FelloeError("already_pulling", "the same file is being pulled already")
+        self._opening.add(name)
+        try:
+            yield partial(self._coming.pop, name, None)
+        finally:
+            self._opening.discard(name)
+
+    def _begin_with_damaged(self, file: GatheredFile, data: Path) -> None:
+        """Make damaged content of the digest the start of what comes in, by a rename; each chunk is checked later."""
+        damaged = self._damaged / self.path_of(file.digest).name
+        if data.exists() or not damaged.exists():
+            return
+        journal = Journal(data)
+        try:
+            journal.open(file.size)
+            journal.fill(0, b"".join(file.hashes))
+            damaged.chmod(0o600)
+            damaged.replace(data)
+        except OSError as error:
+            raise as_disk_error(error, data) from error
+        finally:
+            journal.close()
+
+    def _keep(self, key: str, file: _Droppable, came: Blob) -> Blob:
         """Move whole content to its place. What lay there is replaced: the new is known to be right."""
         try:
             self._write_chunks(came.digest, came.chunks)
@@ -246,6 +279,14 @@ class Blobs:
         return self._incoming / (blake3(key.encode()).hexdigest() + suffix)
 
 
+async def _opened(file: IncomingFile | GatheredFile) -> None:
+    try:
+        await to_the_end(file.open)
+    except BaseException:
+        file.close()
+        raise
+
+
 def _with_chunks(path: Path) -> Path:
     return path.with_name(path.name + CHUNKS_SUFFIX)
 
@@ -257,21 +298,3 @@ def _read_mark(mark: Path) -> tuple[ModelDigest, int]:
         return ModelDigest(_PREFIX + name), int(size)
     except (OSError, ValueError):
         return ModelDigest(""), 0
-
-
-def _read_chunk(descriptor: int, number: int) -> tuple[bytes, bool]:
-    """One chunk of a file, and whether the disk gave it; zeros stand for what it did not give."""
-    try:
-        return os.pread(descriptor, CHUNK_BYTES, number * CHUNK_BYTES), True
-    except OSError:
-        rest = os.fstat(descriptor).st_size - number * CHUNK_BYTES
-        return bytes(max(0, min(CHUNK_BYTES, rest))), False
-
-
-def _differing(chunks: list[bytes], expected: bytes, failed: set[int]) -> tuple[int, ...]:
-    """The chunks that are not as expected, the missing ones included."""
-    hashes = [expected[at : at + HASH_BYTES] for at in range(0, len(expected), HASH_BYTES)]
-    numbers = range(max(len(chunks), len(hashes)))
-    return tuple(
-        number for number in numbers if number in failed or chunks[number : number + 1] != hashes[number : number + 1]
-    )

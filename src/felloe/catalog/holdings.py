@@ -4,20 +4,21 @@ Content is kept in `blobs.py`, names and manifests in `shelf.py`. Content is who
 it, and a name is gone before its content, so a kill at any point leaves at worst content that nobody names.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from felloe.catalog.blobs import Blobs
-from felloe.catalog.intake import Facts, TakenFile, describe
-from felloe.catalog.manifests import encode_manifest, manifest_id, sign_manifest, signer_of
+from felloe.catalog.intake import Facts, TakenFile, chunks_hash, describe
+from felloe.catalog.manifests import content_id, encode_manifest, manifest_id, open_signed, sign_manifest, signer_of
 from felloe.catalog.rules import digest_of
 from felloe.catalog.shelf import Entry, Shelf
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelDigest, ModelName
-from felloe.domain.manifest import Manifest
+from felloe.domain.manifest import Manifest, ManifestFile
 from felloe.host.files import make_private_directory
 
 _LEFTOVER_SECONDS = 7 * 86_400.0
@@ -68,30 +69,42 @@ class Holdings:
             raise FelloeError("bad_model_file", kept.problem)
         return self._shelf.path_of(kept.entry.manifest, kept.manifest)
 
+    def renew_view(self, name: str) -> None:
+        """Have engines find the model's own files, whatever lies there now; raises as `path_of`, `disk_full`."""
+        self.path_of(name)
+        kept = self.existing(name)
+        self._shelf.make_view(kept.entry.manifest, kept.manifest, self.blobs.path_of)
+
     def accept(self, name: str | None, files: Sequence[TakenFile], facts: Facts) -> Manifest:
         """Give blobs a name; raises as `ModelStore.accept`."""
-        try:
+        with self._naming(file.blob.digest for file in files):
             _check_here(files)
             manifest = describe(name, files, facts, signer_of(self._key), self._now())
             data = encode_manifest(manifest)
-            known = self.names.get(manifest.name)
-            if known is not None and _content(known.manifest) == _content(manifest):
-                self._enter(known.entry, known.manifest)
-                return known.manifest
-            if known is not None and digest_of(known.manifest.files) != digest_of(manifest.files):
-                raise _name_taken(known.manifest)
-            identifier = manifest_id(data)
-            self._shelf.put_manifest(identifier, sign_manifest(data, self._key))
-            is_pinned = known is not None and known.entry.pinned
-            self._enter(Entry(name=manifest.name, manifest=identifier, pinned=is_pinned), manifest)
-        except FelloeError as error:
-            if error.code in ("bad_model_file", "bad_manifest"):
-                self._drop_unnamed(file.blob.digest for file in files)
-            self._look_at_all()  # what came may have mended other models all the same
-            raise
-        finally:
-            self.blobs.let_go([file.blob.digest for file in files])
-        return manifest
+            return self._name(manifest, manifest_id(data), lambda: sign_manifest(data, self._key))
+
+    def take_over(self, envelope: bytes) -> Manifest:
+        """Give blobs the name that another node's manifest gives them; raises as `ModelStore.take_over`."""
+        manifest, identifier = open_signed(envelope)
+        with self._naming(file.digest for file in manifest.files):
+            files = [self._taken(file) for file in manifest.files]
+            _check_here(files)
+            facts = Facts(template=manifest.template, parameters=manifest.defaults, licence=manifest.licence)
+            # The headers are looked at as for a pull from a source: an engine must never meet what is no whole model.
+            described = describe(manifest.name, files, facts, manifest.made_by, self._now())
+            if [file.path for file in described.files] != [file.path for file in manifest.files]:
+                raise FelloeError("bad_manifest", "manifest: files: they are not in their order")
+            return self._name(manifest, identifier, lambda: envelope)
+
+    def check_name(self, manifest: Manifest) -> None:
+        """Raise `invalid_value` when the name of a manifest stands for other files here."""
+        known = self.names.get(manifest.name)
+        if known is not None and digest_of(known.manifest.files) != digest_of(manifest.files):
+            raise _name_taken(known.manifest)
+
+    def envelope_of(self, entry: Entry) -> bytes:
+        """The signed manifest that an entry points to; raises `bad_state`."""
+        return self._shelf.envelope(entry.manifest)
 
     def change(self, name: str, *, pinned: bool | None = None, used_at: float | None = None) -> None:
         """Note something of a name; raises `model_not_found`, `disk_full`."""
@@ -133,6 +146,38 @@ class Holdings:
     def used_bytes(self) -> int:
         """What all content takes up, unfinished and damaged included."""
         return sum(self.blobs.sizes().values()) + self.blobs.other_bytes()
+
+    @contextlib.contextmanager
+    def _naming(self, digests: Iterable[ModelDigest]) -> Generator[None]:
+        """Blobs get a name, or those that nobody names go when they are refused."""
+        came = list(digests)
+        try:
+            yield
+        except FelloeError as error:
+            if error.code in ("bad_model_file", "bad_manifest"):
+                self._drop_unnamed(came)
+            self._look_at_all()  # what came may have mended other models all the same
+            raise
+        finally:
+            self.blobs.let_go(came)
+
+    def _name(self, manifest: Manifest, identifier: str, envelope: Callable[[], bytes]) -> Manifest:
+        """Have the name of a manifest stand for it, unless it stands for the same content already."""
+        known = self.names.get(manifest.name)
+        if known is not None and content_id(known.manifest) == content_id(manifest):
+            self._enter(known.entry, known.manifest)
+            return known.manifest
+        self.check_name(manifest)
+        self._shelf.put_manifest(identifier, envelope())
+        is_pinned = known is not None and known.entry.pinned
+        self._enter(Entry(name=manifest.name, manifest=identifier, pinned=is_pinned), manifest)
+        return manifest
+
+    def _taken(self, file: ManifestFile) -> TakenFile:
+        blob = self.blobs.find(file.digest)
+        if blob is None or blob.size != file.size or chunks_hash(blob.chunks) != file.chunks:
+            raise FelloeError("bad_model_file", f"{file.path[:80]!r}: file: it is not here as the manifest says")
+        return TakenFile(file.path, file.role, blob)
 
     def _enter(self, entry: Entry, manifest: Manifest) -> None:
         entry = Entry(name=entry.name, manifest=entry.manifest, pinned=entry.pinned, used_at=self._now())
@@ -176,12 +221,6 @@ def _check_here(files: Sequence[TakenFile]) -> None:
     for file in files:
         if not file.blob.path.is_file() or file.blob.path.stat().st_size != file.blob.size:
             raise FelloeError("bad_model_file", f"{file.path[:80]!r}: file: it went away during the pull; pull again")
-
-
-def _content(manifest: Manifest) -> tuple[object, ...]:
-    """What a model is, whatever its files were called, wherever they came from and whenever."""
-    files = sorted((file.role, file.digest) for file in manifest.files)
-    return files, manifest.template, manifest.defaults, manifest.licence
 
 
 def _name_taken(known: Manifest) -> FelloeError:

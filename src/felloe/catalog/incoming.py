@@ -1,16 +1,14 @@
 """One file on its way into the store: written in order, resumable after a kill at any byte and after a full disk.
 
-Two files share a name made from the key: `<name>.data` holds the content, `<name>.journal` a fixed head and then one
-32-byte slot for each 4 MiB chunk: the chunk's BLAKE3, or zeros while it is not whole. A chunk counts only when its
-slot says so and its bytes hash to it, so neither torn writes nor a journal that is ahead of the data can do harm. Slots
-may be filled in any order; this writer fills them from the first on and goes on at the first gap.
+Two files share a name made from the key: `<name>.data` holds the content, `<name>.journal` says which chunks are
+whole (`journal.py`). This writer fills the chunks from the first on and goes on at the first gap; `gathering.py` takes
+them in any order. Either goes on with what the other left.
 """
 
 import asyncio
 import contextlib
 import hashlib
 import os
-import struct
 import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -18,17 +16,13 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
+from felloe.catalog.journal import Journal
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelDigest
 from felloe.domain.manifest import CHUNK_BYTES, MOST_FILE_BYTES
 from felloe.host.files import as_disk_error
 
-HASH_BYTES = 32
 DATA_SUFFIX = ".data"
-JOURNAL_SUFFIX = ".journal"
-_HEAD = struct.Struct("<8sIQ44x")  # magic and version, bytes a chunk, bytes in all
-_MAGIC = b"fel-in\x00\x01"
-_UNKNOWN_SIZE = 2**64 - 1
 _BUFFER_BYTES = 2**20
 _SYNC_BYTES = 64 * 2**20
 
@@ -48,16 +42,26 @@ class Incoming:
     A call that was cancelled may still do its work; only `close` may follow it.
     """
 
-    def __init__(self, file: "IncomingFile", keep: Callable[[Blob], Blob], closed: Callable[[], None]) -> None:
+    def __init__(self, file: "IncomingFile", keep: Callable[[Blob], Blob], closed: Callable[[], object]) -> None:
         self._file = file
         self._keep = keep
         self._closed = closed
         self._buffer = bytearray()
+        self._promised = 0
 
     @property
     def length(self) -> int:
         """Bytes that are here and need not be sent again: where a source goes on."""
         return self._file.length + len(self._buffer)
+
+    @property
+    def coming(self) -> int:
+        """Bytes that were promised room and are not here yet."""
+        return max(0, self._promised - self.length)
+
+    def promise(self, size: int) -> None:
+        """`size` bytes more are going to come, with this file and behind it, and have their room."""
+        self._promised = self.length + size
 
     async def write(self, data: bytes) -> None:
         """Append. Raises `disk_full` and keeps what is there; raises `bad_model_file` beyond the announced size and
@@ -113,9 +117,9 @@ class IncomingFile:
         self.lock = threading.RLock()
         self.length = 0
         self._path = data
-        self._journal_path = data.with_suffix(JOURNAL_SUFFIX)
+        self._journal = Journal(data)
         self._size = size
-        self._data = self._journal = -1
+        self._data = -1
         self._begin()
 
     def _begin(self) -> None:
@@ -129,15 +133,15 @@ class IncomingFile:
         """
         with self.lock, self._explained():
             self._data = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._journal = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if self._continues():
+            if self._journal.open(self._size):
                 self._take_over(stopped)
             else:
-                os.ftruncate(self._journal, 0)
-                self._write_head()
+                os.ftruncate(self._data, 0)
             if stopped():
                 return
-            os.ftruncate(self._data, self.length)
+            # Of a file whose size is known every byte is written anew, so chunks behind a gap may stay for `gathering`.
+            end = self.length if self._size is None else min(self._size, os.fstat(self._data).st_size)
+            os.ftruncate(self._data, end)
             self._journaled, self._synced = len(self._chunks), self.length
 
     def append(self, data: bytes) -> None:
@@ -164,8 +168,7 @@ class IncomingFile:
         with self.lock, self._explained():
             self._begin()
             os.ftruncate(self._data, 0)
-            os.ftruncate(self._journal, 0)
-            self._write_head()
+            self._journal.begin(self._size)
 
     def complete(self, sha256: str | None) -> Blob:
         """Check the whole and make it durable; the content keeps its name. Drops it when it is not what was to come."""
@@ -187,36 +190,22 @@ class IncomingFile:
     def close(self) -> None:
         """Let go of the files; nothing happens the second time."""
         with self.lock:
-            if self._journal >= 0:
+            if self._data >= 0:
                 with contextlib.suppress(OSError):  # without room, the last chunks come again
                     self._write_slots()
-            for descriptor in (self._data, self._journal):
-                if descriptor >= 0:
-                    os.close(descriptor)
-            self._data = self._journal = -1
+                os.close(self._data)
+            self._data = -1
+            self._journal.close()
 
     def drop(self) -> None:
         """Delete the journal, and the content if it is still here."""
-        self._journal_path.unlink(missing_ok=True)
+        self._journal.drop()
         self._path.unlink(missing_ok=True)
-
-    def _continues(self) -> bool:
-        """Whether the journal belongs to a file of this size; a size that comes to be known is written down."""
-        head = os.pread(self._journal, _HEAD.size, 0)
-        if len(head) < _HEAD.size:
-            return False
-        magic, chunk_bytes, size = _HEAD.unpack(head)
-        if magic != _MAGIC or chunk_bytes != CHUNK_BYTES:
-            return False
-        if size == _UNKNOWN_SIZE:
-            self._write_head()
-            return True
-        return size == self._size
 
     def _take_over(self, stopped: Callable[[], bool]) -> None:
         end = os.fstat(self._data).st_size if self._size is None else min(self._size, os.fstat(self._data).st_size)
         while self.length < end and not stopped():
-            slot = os.pread(self._journal, HASH_BYTES, _HEAD.size + HASH_BYTES * len(self._chunks))
+            slot = self._journal.slots(len(self._chunks), 1)
             content = os.pread(self._data, min(CHUNK_BYTES, end - self.length), self.length)
             is_whole = len(content) == CHUNK_BYTES or self.length + len(content) == self._size
             if not is_whole or blake3(content).digest() != slot:
@@ -236,20 +225,16 @@ class IncomingFile:
         self._chunks.append(self._chunk.digest())
         self._chunk = blake3()
 
-    def _write_head(self) -> None:
-        size = _UNKNOWN_SIZE if self._size is None else self._size
-        _write_all(self._journal, _HEAD.pack(_MAGIC, CHUNK_BYTES, size), 0)
-
     def _write_slots(self) -> None:
         slots = b"".join(self._chunks[self._journaled :])
         if not slots:
             return
-        _write_all(self._journal, slots, _HEAD.size + HASH_BYTES * self._journaled)
+        self._journal.fill(self._journaled, slots)
         self._journaled = len(self._chunks)
 
     def _sync(self) -> None:
         os.fsync(self._data)
-        os.fsync(self._journal)
+        self._journal.sync()
         self._synced = self.length
 
     @contextlib.contextmanager
@@ -258,10 +243,3 @@ class IncomingFile:
             yield
         except OSError as error:
             raise as_disk_error(error, self._path) from error
-
-
-def _write_all(descriptor: int, data: bytes, offset: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        done = os.pwrite(descriptor, rest, offset)
-        rest, offset = rest[done:], offset + done

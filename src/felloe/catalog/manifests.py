@@ -4,6 +4,7 @@ Canonical is JSON in UTF-8 with sorted keys and no white space, as msgspec write
 manifest has one id. The signature covers the canonical bytes behind a context that nothing else of ours is signed with.
 """
 
+import hashlib
 from typing import Literal, TypeVar
 
 import msgspec
@@ -11,8 +12,9 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from felloe.domain import approval
 from felloe.domain.errors import FelloeError
-from felloe.domain.ids import NodeId, id_from_public_key
+from felloe.domain.ids import ContentId, NodeId, id_from_public_key
 from felloe.domain.manifest import MOST_MANIFEST_BYTES, Manifest, check_manifest
 
 _CONTEXT = b"felloe manifest 1\0"
@@ -61,6 +63,35 @@ def manifest_id(data: bytes) -> str:
     return blake3(data).hexdigest()
 
 
+def content_id(manifest: Manifest) -> ContentId:
+    """The id of what a model is under its name, whatever its files were called, wherever they came from and whenever.
+
+    Two nodes that pull the same model by themselves make different manifests of the same content.
+    """
+    files = sorted((file.role, file.digest) for file in manifest.files)
+    content = (manifest.name, files, manifest.template, manifest.defaults, manifest.licence)
+    return ContentId(blake3(_ENCODER.encode(content)).hexdigest())
+
+
+def listing(envelope: bytes) -> approval.Listing:
+    """What an approval of a signed manifest binds. Raises `bad_manifest`, also for one too large to be published."""
+    manifest, _ = open_signed(envelope)
+    if len(envelope) > approval.MOST_ENVELOPE_BYTES:
+        size, most = len(envelope), approval.MOST_ENVELOPE_BYTES
+        why = f"the signed manifest of {manifest.name} has {size} bytes; one of at most {most} can be published"
+        raise FelloeError("bad_manifest", why)
+    return approval.Listing(
+        content=content_id(manifest),
+        name=manifest.name,
+        sha256=hashlib.sha256(envelope).digest(),
+        length=len(envelope),
+        size=sum(file.size for file in manifest.files),
+        made_by=manifest.made_by,
+        architecture=manifest.architecture,
+        quantisation=manifest.quantisation,
+    )
+
+
 def raw_public_key(key: Ed25519PrivateKey) -> bytes:
     """The 32 bytes that name the signer."""
     return key.public_key().public_bytes_raw()
@@ -96,4 +127,5 @@ def _decoded(data: bytes, kind: type[_Kind]) -> _Kind:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise FelloeError("bad_manifest", f"manifest: {error}") from error
+        # The error may repeat what a stranger wrote.
+        raise FelloeError("bad_manifest", f"manifest: {str(error)!a:.300}") from error

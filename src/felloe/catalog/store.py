@@ -10,20 +10,23 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from felloe.catalog.blobs import Blobs, Checked
+from felloe.catalog.blobs import Blobs
+from felloe.catalog.checking import Checked
 from felloe.catalog.holdings import Holdings, Kept
 from felloe.catalog.intake import Facts, TakenFile
+from felloe.catalog.manifests import content_id
 from felloe.catalog.rules import Candidate, choose_victims, model_of
+from felloe.catalog.stamps import Stamp, Stamps, stamp_of
 from felloe.catalog.threads import to_the_end
 from felloe.domain.errors import FelloeError
-from felloe.domain.ids import ModelDigest, ModelName
+from felloe.domain.ids import ContentId, ModelDigest, ModelName
 from felloe.domain.manifest import Manifest
 from felloe.domain.models import Model
 
@@ -57,6 +60,14 @@ class Cleaned(NamedTuple):
     freed: int
 
 
+class Coming(Protocol):
+    """A file on its way in that room is kept for."""
+
+    def promise(self, size: int) -> None:
+        """`size` bytes more are going to come, with this file and behind it, and have their room."""
+        ...
+
+
 def _no_progress(_done: int, _total: int) -> None:
     pass
 
@@ -83,11 +94,14 @@ class ModelStore:
     ) -> None:
         self._folder = folder
         self._holdings = Holdings(folder, key, now)
+        self._stamps = Stamps(folder / "verified.json")
         self._quota = quota
         self._loaded = loaded
         self._now = now
         self._changing = asyncio.Lock()
         self._in_use: dict[str, int] = {}
+        # Asked for with every piece that another node fetches; `names` is replaced, never changed.
+        self._contents: tuple[object, dict[ContentId, ModelName]] = (None, {})
 
     @property
     def blobs(self) -> Blobs:
@@ -97,6 +111,7 @@ class ModelStore:
     async def open(self) -> None:
         """Read the folder: check that every model's files are there in full length, drop what is old and unnamed."""
         await self._change(self._holdings.open)
+        await self._change(self._stamps.open)
 
     def list(self) -> tuple[Model, ...]:
         """All whole models, by name."""
@@ -131,6 +146,23 @@ class ModelStore:
         """
         return self._holdings.path_of(name)
 
+    def contents(self) -> dict[ContentId, ModelName]:
+        """The content of every whole model, and the name that it has."""
+        names = self._holdings.names
+        if self._contents[0] is not names:
+            whole = (kept for kept in names.values() if not kept.problem)
+            self._contents = names, {content_id(kept.manifest): kept.entry.name for kept in whole}
+        return dict(self._contents[1])
+
+    def check_name(self, manifest: Manifest) -> None:
+        """Raise `invalid_value` when the name of a manifest stands for other files here: it could not be taken over."""
+        self._holdings.check_name(manifest)
+
+    async def envelope_of(self, name: str) -> bytes:
+        """The signed manifest of a model; raises `model_not_found`, `bad_state` when the disk does not give it."""
+        kept = self._holdings.existing(name)
+        return await asyncio.to_thread(self._holdings.envelope_of, kept.entry)
+
     @contextlib.asynccontextmanager
     async def in_use(self, name: str) -> AsyncGenerator[Path]:
         """The path of a model that is about to be loaded; nothing deletes it meanwhile. Raises as `path_of`."""
@@ -146,6 +178,26 @@ class ModelStore:
             async with self._changing:
                 self._in_use[name] -= 1
 
+    async def assure(self, name: str) -> None:
+        """Have every file of a model read whole, unless nothing about it has changed since it was found right.
+
+        Raises `model_not_found`, or `bad_model_file` when content is not what the manifest says: it is moved aside.
+        """
+        await self._change(self._holdings.renew_view, name)
+        files = self.manifest_of(name).files
+        paths = {file.digest: self.blobs.path_of(file.digest) for file in files}
+        before = await asyncio.to_thread(_stamps_of, paths)
+        if all(self._stamps.holds(digest, before.get(digest)) for digest in paths):
+            return
+        for verified in await self.verify(name):
+            for damaged in verified.damaged:
+                again = f"pull it again{f' from {verified.source}' if verified.source else ''}"
+                detail = f"{name}: {damaged.path} is damaged or was tampered with, and was moved aside; {again}"
+                raise FelloeError("bad_model_file", detail)
+        after = await asyncio.to_thread(_stamps_of, paths)
+        right = {digest: stamp for digest, stamp in after.items() if stamp == before.get(digest)}
+        await self._change(lambda: self._stamps.note(right, self.blobs.sizes()))
+
     async def accept(self, name: str | None, files: Sequence[TakenFile], facts: Facts) -> Model:
         """Give whole blobs a name: read their headers, make, sign and keep the manifest.
 
@@ -154,6 +206,13 @@ class ModelStore:
         for facts that no manifest may hold, `disk_full`, `invalid_value` when the name stands for other files.
         """
         return model_of(await self._change(self._holdings.accept, name, tuple(files), facts))
+
+    async def take_over(self, envelope: bytes) -> Model:
+        """Give whole blobs the name that a signed manifest of another node gives them, and keep that manifest as it is.
+
+        Raises as `accept`, and `bad_manifest` for an envelope that its maker did not sign.
+        """
+        return model_of(await self._change(self._holdings.take_over, envelope))
 
     async def set_pinned(self, name: str, pinned: bool) -> None:
         """Have clean-up keep a model, or no longer; raises `model_not_found`."""
@@ -166,14 +225,17 @@ class ModelStore:
         """
         await self._change(self._remove, name)
 
-    async def make_room(self, size: int) -> None:
+    async def make_room(self, size: int, coming: Coming | None = None) -> None:
         """Delete models that were not used for longest until `size` bytes more fit the quota and the disk.
 
-        Raises `disk_full` when all that may be deleted is not enough; nothing is deleted then.
+        They count as taken until `coming`, the open file that brings them or the first of them, is closed. Raises
+        `disk_full` when all that may be deleted is not enough; nothing is deleted then.
         """
-        if size > 0 and await self._clean_up(self._clean, size) is None:
+        if size > 0 and await self._clean_up(self._make_room, size, coming) is None:
             where = f"the quota of {self._quota} bytes and the disk of {self._folder}" if self._quota else self._folder
-            raise FelloeError("disk_full", f"{size} bytes more do not fit {where}")
+            others = self.blobs.promised_bytes()
+            also = f", where {others} are kept for what is coming in already" if others else ""
+            raise FelloeError("disk_full", f"{size} bytes more do not fit {where}{also}")
 
     async def clean(self) -> Cleaned:
         """Delete what interrupted pulls left and damaged content, then models until the quota is kept.
@@ -222,6 +284,14 @@ class ModelStore:
             raise FelloeError("invalid_value", f"{name} is being loaded; unload it first")
         self._holdings.remove(name)
 
+    def _make_room(self, size: int, coming: Coming | None, busy: Collection[str]) -> tuple[ModelName, ...] | None:
+        if coming is not None:
+            coming.promise(0)  # what it was promised before is part of `size`
+        victims = self._clean(size + self.blobs.promised_bytes(), busy)
+        if victims is not None and coming is not None:
+            coming.promise(size)
+        return victims
+
     def _clean(self, size: int, busy: Collection[str]) -> tuple[ModelName, ...] | None:
         """Delete what must go for `size` bytes more; None, and nothing deleted, when that is not enough."""
         missing = max(0, size - shutil.disk_usage(self._folder).free)
@@ -236,7 +306,7 @@ class ModelStore:
     def _clean_all(self, busy: Collection[str]) -> Cleaned:
         before = self._holdings.used_bytes()
         self._holdings.drop_leftovers(_ANY_AGE)
-        victims = self._clean(0, busy) or ()
+        victims = self._clean(self.blobs.promised_bytes(), busy) or ()
         return Cleaned(victims, before - self._holdings.used_bytes())
 
     def _candidates(self, busy: Collection[str]) -> Sequence[Candidate]:
@@ -249,6 +319,11 @@ class ModelStore:
             )
             for kept in self.kept()
         ]
+
+
+def _stamps_of(paths: Mapping[ModelDigest, Path]) -> dict[ModelDigest, Stamp]:
+    found = {digest: stamp_of(path) for digest, path in paths.items()}
+    return {digest: stamp for digest, stamp in found.items() if stamp is not None}
 
 
 def _verified(kept: Kept, checked: dict[ModelDigest, Checked]) -> Verified:

@@ -87,6 +87,9 @@ CATALOGUE: dict[str, ErrorSpec] = {
     "node_unreachable": ErrorSpec(
         503, Fault.NETWORK, "server_error", "Start the node, open its ports, then try again."
     ),
+    "no_holder": ErrorSpec(
+        503, Fault.NETWORK, "server_error", "Start a node that has the model, or pull it from its source."
+    ),
     "wrong_node": ErrorSpec(409, Fault.CALLER, _BAD, "Run the command where the message says."),
     "quorum_at_risk": ErrorSpec(409, Fault.CALLER, _BAD, "Promote another node first, or bring the missing hubs back."),
     "bad_token": ErrorSpec(400, Fault.CALLER, _BAD, "Copy the whole token again, or ask for a new one."),
@@ -97,6 +100,16 @@ CATALOGUE: dict[str, ErrorSpec] = {
     ),
     "bad_passphrase": ErrorSpec(403, Fault.CALLER, _BAD, "Type the passphrase that the root was exported with."),
     "version_refused": ErrorSpec(403, Fault.NETWORK, _BAD, "Update the older side; see docs/upgrades.md."),
+    # what may be loaded
+    "not_approved": ErrorSpec(403, Fault.NETWORK, _BAD, "Have the curators approve it; see docs/approval.md."),
+    "model_withdrawn": ErrorSpec(403, Fault.NETWORK, _BAD, "Use another model; `felloe catalog list` shows them."),
+    "catalog_expired": ErrorSpec(
+        503, Fault.NETWORK, "server_error", "Connect the node to a hub or a peer, and check the clock."
+    ),
+    "catalog_refused": ErrorSpec(
+        403, Fault.NETWORK, _BAD, "Look at who offered it; this node keeps the catalogue that it has."
+    ),
+    "not_curator": ErrorSpec(403, Fault.CALLER, _BAD, "Run it where a curator's key is; see `felloe curators list`."),
     # another program
     "upstream_failed": ErrorSpec(502, Fault.UPSTREAM, "server_error", "Look at the upstream server's own log."),
     "upstream_refused": ErrorSpec(400, Fault.UPSTREAM, _BAD, "Correct what the upstream server names."),

@@ -20,8 +20,12 @@ ModelName = NewType("ModelName", str)
 ModelDigest = NewType("ModelDigest", str)
 """`blake3:<64 hex digits>` of a model file; equal digests continue each other's token streams."""
 
+ContentId = NewType("ContentId", str)
+"""64 hex digits: the BLAKE3 of what a model is under its name; equal wherever and whenever the model was pulled."""
+
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 _ID = re.compile(r"[a-z2-7]{26}")
+_CONTENT_ID = re.compile(r"[0-9a-f]{64}")
 
 
 def id_from_public_key(raw_public_key: bytes) -> str:
@@ -32,6 +36,11 @@ def id_from_public_key(raw_public_key: bytes) -> str:
 def is_id(text: str) -> bool:
     """Whether `text` has the shape of a node or network id."""
     return _ID.fullmatch(text) is not None
+
+
+def is_content_id(text: str) -> bool:
+    """Whether `text` has the shape of a content's id."""
+    return _CONTENT_ID.fullmatch(text) is not None
 
 
 def is_model_name(text: str) -> bool:

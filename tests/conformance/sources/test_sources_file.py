@@ -8,6 +8,7 @@ from typing import IO
 import pytest
 from source_house import House
 
+from felloe.catalog.incoming import Incoming
 from felloe.catalog.sources import file
 from felloe.domain.errors import FelloeError
 from gguf_bytes import UINT16, UINT32, tiny_model
@@ -83,9 +84,9 @@ async def test_a_copy_that_broke_off_goes_on(
     asked: list[int] = []
     make_room = house.store.make_room
 
-    async def noted(size: int) -> None:
+    async def noted(size: int, incoming: Incoming) -> None:
         asked.append(size)
-        await make_room(size)
+        await make_room(size, incoming)
 
     house.store.make_room = noted
     pulled = await house.pull(str(path))
@@ -96,7 +97,7 @@ async def test_a_file_that_changes_meanwhile_is_refused(house: House, tmp_path: 
     path = tmp_path / "tiny.gguf"
     path.write_bytes(model)
 
-    async def change(_: int) -> None:
+    async def change(_size: int, _incoming: Incoming) -> None:
         path.write_bytes(model + bytes(4096))
 
     house.store.make_room = change

@@ -211,6 +211,15 @@ async def test_a_basic_challenge_takes_the_login(house: House, server: SourceSer
     assert house.content((await house.pull(REFERENCE, environment=LOGIN)).name) == model
 
 
+@pytest.mark.parametrize("realm", ["https://xn--a/token", "https://h.example:99999/", "https://h\x0b/", "http://"])
+async def test_a_token_server_at_what_is_no_address_is_refused(
+    house: House, server: SourceServer, model: bytes, realm: str
+) -> None:
+    publish(server, model)
+    Guard(server, realm)
+    assert (await refusal(house, environment=LOGIN)).code in ("source_failed", "address_refused")
+
+
 async def test_a_login_that_is_refused_is_named_and_not_shown(house: House, server: SourceServer, model: bytes) -> None:
     publish(server, model)
     Guard(server, f"{server.url}/token")

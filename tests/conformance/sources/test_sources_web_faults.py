@@ -217,6 +217,22 @@ async def test_only_the_origins_that_the_settings_name_may_be_inside(
         assert stranger.seen == []
 
 
+@pytest.mark.parametrize(
+    "target",
+    ["https://xn--a/x.gguf", "//xn--/x.gguf", "https://h.example:99999/x", "https://h.example:-1/x", "//[bad/x"],
+)
+async def test_a_redirect_to_what_is_no_address_is_refused(house: House, server: SourceServer, target: str) -> None:
+    server.paths[PATH] = lambda _: redirect(target)
+    assert (await refusal(house, server.url + PATH)).code in ("source_failed", "address_refused")
+
+
+@pytest.mark.parametrize(
+    "place", ["https://xn--a/x.gguf", "https://h.example:99999/x.gguf", "https://[::1/x.gguf", "oci:xn--a.example/b"]
+)
+async def test_a_reference_to_what_is_no_address_is_refused(house: House, place: str) -> None:
+    assert (await refusal(house, place)).code in ("source_failed", "invalid_value")
+
+
 async def test_redirects_end(house: House, server: SourceServer) -> None:
     server.paths[PATH] = lambda _: redirect(PATH)
     error = await refusal(house, server.url + PATH)

@@ -8,7 +8,7 @@ import pytest
 
 from catalog_house import CHUNK, content, digest_of, opened_blobs, put
 from felloe.catalog.blobs import Blobs
-from felloe.catalog.incoming import JOURNAL_SUFFIX
+from felloe.catalog.journal import JOURNAL_SUFFIX
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelDigest
 

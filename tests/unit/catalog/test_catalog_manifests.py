@@ -1,5 +1,6 @@
 import base64
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -105,6 +106,11 @@ def test_any_noise_is_refused_with_an_error_of_the_catalogue(data: bytes) -> Non
             read(data)
 
 
+def test_an_unknown_field_is_named_so_that_no_terminal_obeys_it() -> None:
+    why = refusal(encode_manifest(manifest()).replace(b'"base"', b'"\\u001b[2J' + b"x" * 5000 + b'"'))
+    assert (why.isprintable(), len(why) < 1000) == (True, True)
+
+
 @given(st.data())
 def test_a_changed_byte_is_never_accepted_as_signed(data: st.DataObject) -> None:
     envelope = sign_manifest(encode_manifest(manifest()), KEY)
@@ -181,6 +187,20 @@ def test_what_no_model_has_is_refused(changes: dict[str, Any]) -> None:
 def test_what_was_signed_opens_with_its_id() -> None:
     data = encode_manifest(manifest())
     assert open_signed(sign_manifest(data, KEY)) == (manifest(), manifest_id(data))
+
+
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+def test_a_maker_whose_clock_is_an_hour_off_is_believed(seconds: int) -> None:
+    """A date is what the maker says; nothing is decided by it."""
+    made = manifest(created_at=int(time.time()) + seconds)
+    assert open_signed(sign_manifest(encode_manifest(made), KEY))[0] == made
+
+
+@pytest.mark.parametrize("name", ["../x", "a\n", "\x00", "x" * 10_000, "a/../b", "\u202etiny"])
+def test_a_name_that_no_model_may_have_is_refused_in_few_words(name: str) -> None:
+    data = encode_manifest(manifest()).replace(b'"name":"tiny"', b'"name":' + json.dumps(name).encode())
+    why = refusal(data)
+    assert (why.isprintable(), len(why) < 1000) == (True, True)
 
 
 def test_another_nodes_signature_is_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from felloe.catalog.sources.address_rules import AddressRules, is_public
+from felloe.catalog.sources.address_rules import AddressRules, is_public, shown
 from felloe.catalog.sources.choice import choose
 from felloe.catalog.sources.plan import file_name
 from felloe.catalog.sources.progress import Meter
@@ -119,6 +119,14 @@ def test_a_quantisation_is_a_word_of_its_own() -> None:
             choose(files, wanted, "here")
 
 
+def test_a_name_that_would_steer_a_terminal_is_shown_escaped() -> None:
+    for files in (["\x1b[2J-q4.gguf", "b-q4.gguf"], ["\x1b-00001-of-00002.gguf"], ["\x1b-00001-of-99999.gguf"]):
+        with pytest.raises(FelloeError) as caught:
+            choose(files, "", "here")
+        assert caught.value.detail.isprintable()
+    assert shown(httpx.URL("https://h.example/%1b%5b2J?secret")) == "https://h.example/%1b%5b2J"
+
+
 def test_a_million_parts_are_not_believed() -> None:
     with pytest.raises(FelloeError, match="at most"):
         choose(["m-00001-of-99999.gguf"], "", "here")
@@ -224,6 +232,9 @@ def test_a_server_may_ask_for_more_patience_within_reason() -> None:
         ("soon", None),
         ("-5", None),
         ("٣", None),
+        ("Mon, 99999999999999999999 Jan 2020 00:00:00 GMT", None),
+        ("9" * 5000, 999_999_999.0),
+        ("x" * 10_000, None),
     ],
 )
 def test_a_retry_after_is_read_as_rfc_9110_says(header: str, seconds: float | None) -> None:

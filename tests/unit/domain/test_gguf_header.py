@@ -1,5 +1,6 @@
 import io
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,7 @@ def test_a_long_vocabulary_is_stepped_over_across_chunks() -> None:
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "version: the file is big-endian"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version: 1 is not 2 or 3"),
         (b"GGUF" + struct.pack("<IQQ", 3, 2**63, 0), "tensor count: 9223372036854775808 is more than"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 10**9, 0), "tensor count: 1000000000 is more than"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**40), "metadata count: 1099511627776 is more than"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 2**62), "metadata key 0 length: 4611686018427387904 is more than"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text(b"\xff\xfe"), "metadata key 0: is not UTF-8"),
@@ -190,6 +192,22 @@ def test_a_header_longer_than_the_limit_is_refused_before_it_is_read() -> None:
     with pytest.raises(FelloeError, match="the header would be longer than 8192 bytes"):
         read_header(read, file="m.gguf", max_header_bytes=8192)
     assert len(asked) * 512 <= 8192
+
+
+def test_a_header_without_end_is_read_no_further_than_its_counts_may_say() -> None:
+    keys = {f"k{number}": (UINT8, 0) for number in range(4095)}
+    head = GgufFile(metadata=keys, metadata_count=4096, tensor_count=2**16).header()
+    stream, asked = io.BytesIO(head), 0
+
+    def read(size: int) -> bytes:
+        nonlocal asked
+        asked += size
+        return stream.read(size) or bytes(size)
+
+    began = time.process_time()
+    with pytest.raises(FelloeError, match="appears twice"):
+        read_header(read, file="m.gguf")
+    assert (time.process_time() - began < 20, asked < 4 * 2**20) == (True, True)
 
 
 def test_metadata_that_would_have_to_be_kept_is_bounded() -> None:

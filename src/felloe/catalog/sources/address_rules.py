@@ -19,6 +19,7 @@ _INNER_NAMES = ("localhost", "local", "internal", "home.arpa", "lan")
 # Azure answers its machines here, although the address counts as public.
 _OTHER_METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_MOST_PORT = 65_535
 
 
 class Origin(NamedTuple):
@@ -29,6 +30,19 @@ class Origin(NamedTuple):
     port: int
 
 
+def parse_url(text: str) -> httpx.URL:
+    """The address that `text` spells, with a host and a port that can be asked for; raises `source_failed`."""
+    try:
+        url = httpx.URL(text)
+        # Only when asked for the host does httpx find out that a name in other letters is none.
+        _ = url.host
+    except (httpx.InvalidURL, ValueError, TypeError) as error:
+        raise FelloeError("source_failed", "the source names an address that is none") from error
+    if url.port is not None and not 0 < url.port <= _MOST_PORT:
+        raise FelloeError("source_failed", "the source names a port that no machine has")
+    return url
+
+
 def origin_of(url: httpx.URL) -> Origin:
     """Where `url` leads."""
     return Origin(url.scheme, url.host.lower().rstrip("."), url.port or _PORTS.get(url.scheme, 0))
@@ -37,7 +51,9 @@ def origin_of(url: httpx.URL) -> Origin:
 def shown(url: httpx.URL) -> str:
     """`url` as errors and logs may show it: a query or a user part may hold a secret."""
     port = f":{url.port}" if url.port else ""
-    return f"{url.scheme}://{url.host}{port}{url.path}"[:300]
+    # Escaped, as it was sent: what an escape stands for may steer a terminal.
+    path = url.raw_path.partition(b"?")[0].decode("ascii")
+    return f"{url.scheme}://{url.host}{port}{path}"[:300]
 
 
 def is_public(address: Address) -> bool:
@@ -59,7 +75,7 @@ class AddressRules:
 
     def __init__(self, own: Iterable[str]) -> None:
         """`own`: URLs whose origins are the owner's."""
-        self._own = frozenset(origin_of(httpx.URL(url)) for url in own)
+        self._own = frozenset(origin_of(parse_url(url)) for url in own)
 
     def is_own(self, url: httpx.URL) -> bool:
         return origin_of(url) in self._own

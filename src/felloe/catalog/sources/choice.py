@@ -28,7 +28,7 @@ def parts_of(path: str) -> tuple[str, ...]:
         return (path,)
     stem, count = match[1], int(match[3])
     if not 1 <= int(match[2]) <= count <= MOST_PARTS:
-        raise FelloeError("source_failed", f"{path[:120]}: a model has at most {MOST_PARTS} parts")
+        raise FelloeError("source_failed", f"{_named(path)}: a model has at most {MOST_PARTS} parts")
     return tuple(f"{stem}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1))
 
 
@@ -51,7 +51,7 @@ def choose(paths: Iterable[str], wanted: str, where: str) -> tuple[Chosen, ...]:
     parts = models[_pick(sorted(models), wanted, where)]
     missing = [path for path in parts if path not in files]
     if missing:
-        raise FelloeError("source_not_found", f"{where} lacks {missing[0][:120]}, a part of the model")
+        raise FelloeError("source_not_found", f"{where} lacks {_named(missing[0])}, a part of the model")
     projector = _projector(files, parts[0])
     return roles_of(parts) + ((Chosen(projector, "projector"),) if projector else ())
 
@@ -74,10 +74,16 @@ def _pick(models: list[str], wanted: str, where: str) -> str:
 
 
 def _not_one(candidates: list[str], wanted: str, where: str) -> FelloeError:
-    named = ", ".join(path[:120] for path in candidates[:_MOST_NAMED])
+    named = ", ".join(_named(path) for path in candidates[:_MOST_NAMED])
     more = f" and {len(candidates) - _MOST_NAMED} more" if len(candidates) > _MOST_NAMED else ""
     asked = f"{wanted[:80]!r} names no one model there" if wanted else "several models are there"
     return FelloeError("source_not_found", f"{where}: {asked}; put a file behind a colon: {named}{more}")
+
+
+def _named(path: str) -> str:
+    """A path that somebody else chose, as an error may show it."""
+    part = path[:120]
+    return part if part.isprintable() else repr(part)
 
 
 def _holds(path: str, quantisation: str) -> bool:

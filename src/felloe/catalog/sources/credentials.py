@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import httpx
 import msgspec
 
-from felloe.catalog.sources.address_rules import origin_of
+from felloe.catalog.sources.address_rules import origin_of, parse_url
 from felloe.catalog.sources.web import Anonymous, Web
 from felloe.domain.errors import FelloeError
 
@@ -35,7 +35,7 @@ class HubToken:
     def __init__(self, base_url: str, token: str, page: str) -> None:
         if token and not _HEADER_SAFE.fullmatch(token):
             raise FelloeError("invalid_value", f"{HUGGING_FACE_VARIABLE} holds something that is no token")
-        self._origin = origin_of(httpx.URL(base_url))
+        self._origin = origin_of(parse_url(base_url))
         self._token = token
         self._page = page
 
@@ -60,7 +60,7 @@ class RegistryLogin:
     """A user and password for one registry, and the short-lived token that it gives for one repository."""
 
     def __init__(self, base_url: str, repository: str, login: tuple[str, str] | None) -> None:
-        self._base = httpx.URL(base_url)
+        self._base = parse_url(base_url)
         self._repository = repository
         self._login = login
         self._authorization = ""
@@ -91,31 +91,29 @@ class RegistryLogin:
 
     async def _ask_token(self, web: Web, challenge: str) -> str:
         fields = dict(_CHALLENGE_FIELD.findall(challenge))
-        realm = fields.get("realm", "")
-        if not realm.startswith(("https://", "http://")):
+        realm = parse_url(fields.get("realm", ""))
+        if realm.scheme not in ("https", "http"):
             raise FelloeError("source_failed", f"{self._base.host} asks for a token and does not say from where")
         # We ask for what we need, whatever scope the challenge names.
         asked = urlencode({"service": fields.get("service", ""), "scope": f"repository:{self._repository}:pull"})
-        url = f"{realm}{'&' if '?' in realm else '?'}{asked}"
+        url = f"{realm}{'&' if '?' in str(realm) else '?'}{asked}"
         document = await web.read(url, _TokenServerLogin(self._base, realm, self._login), most_bytes=_MOST_TOKEN_BYTES)
         try:
             reply = msgspec.json.decode(document.content, type=_TokenReply)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise FelloeError(
-                "source_failed", f"{httpx.URL(realm).host} answers with something that is no token"
-            ) from error
+            raise FelloeError("source_failed", f"{realm.host} answers with something that is no token") from error
         token = reply.token or reply.access_token
         if not _HEADER_SAFE.fullmatch(token):
-            raise FelloeError("source_failed", f"{httpx.URL(realm).host} gives no token")
+            raise FelloeError("source_failed", f"{realm.host} gives no token")
         return token
 
 
 class _TokenServerLogin(Anonymous):
     """The login as the token server needs it, which is often another host of the registry's owner."""
 
-    def __init__(self, registry: httpx.URL, realm: str, login: tuple[str, str] | None) -> None:
-        self._origin = origin_of(httpx.URL(realm))
-        self._login = login if _same_owner(registry, httpx.URL(realm)) else None
+    def __init__(self, registry: httpx.URL, realm: httpx.URL, login: tuple[str, str] | None) -> None:
+        self._origin = origin_of(realm)
+        self._login = login if _same_owner(registry, realm) else None
 
     def headers(self, url: httpx.URL) -> Mapping[str, str]:
         return {"Authorization": _basic(self._login)} if self._login and origin_of(url) == self._origin else {}

@@ -9,14 +9,16 @@ import httpx
 
 from felloe.catalog.blobs import Blobs
 from felloe.catalog.incoming import Blob, Incoming
-from felloe.catalog.sources.address_rules import shown
+from felloe.catalog.sources.address_rules import parse_url, shown
 from felloe.catalog.sources.plan import RemoteFile
 from felloe.catalog.sources.retry_rules import Interrupted
 from felloe.catalog.sources.settings import Limits
 from felloe.catalog.sources.web import Credentials, Web, pieces
 from felloe.domain.errors import FelloeError
 
-Room = Callable[[int], Awaitable[None]]
+Room = Callable[[int, Incoming], Awaitable[None]]
+"""Asked for the bytes that are still to come, and the open file that they go to."""
+
 Told = Callable[[int, int], None]
 """Hears how many bytes of how many are here."""
 
@@ -38,7 +40,7 @@ class _Version(NamedTuple):
 
 
 class Download:
-    """One file's way. `room` is asked for the bytes that are still to come."""
+    """One file's way."""
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class Download:
         self._limits = limits
         self._told = told
         self._room = room
-        self._where = shown(httpx.URL(file.url))
+        self._where = shown(parse_url(file.url))
 
     async def run(self) -> Blob:
         """The file as a blob of the store. Raises what `Web.open` and `Incoming` raise; what has come stays."""
@@ -102,7 +104,7 @@ class Download:
             # Without a hash or a validator nobody can tell whether the rest belongs to what is here.
             if incoming.length > version.size or (incoming.length and not known):
                 await incoming.start_anew()
-            await self._room(version.size - incoming.length)
+            await self._room(version.size - incoming.length, incoming)
             await self._complete(incoming, version)
             return await incoming.finish(sha256=self._file.sha256)
         except _Changed:

@@ -36,7 +36,7 @@ async def copy_file(file: RemoteFile, blobs: Blobs, told: Told, room: Room) -> B
             return blob
         incoming = await blobs.receive(key, facts.st_size)
         try:
-            await room(facts.st_size - incoming.length)
+            await room(facts.st_size - incoming.length, incoming)
             source.seek(incoming.length)
             while data := await asyncio.to_thread(_read, source, path):
                 await incoming.write(data)

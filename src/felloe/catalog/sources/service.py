@@ -7,6 +7,7 @@ from functools import partial
 
 import httpx
 
+from felloe.catalog.incoming import Incoming
 from felloe.catalog.intake import Facts, TakenFile
 from felloe.catalog.sources.address_rules import AddressRules
 from felloe.catalog.sources.credentials import HUGGING_FACE_VARIABLE, REGISTRIES_VARIABLE, registry_logins
@@ -113,9 +114,9 @@ class Sources:
             taken.append(TakenFile(file.path, file.role, blob))
         return taken
 
-    async def _make_room(self, later: int, size: int) -> None:
+    async def _make_room(self, later: int, size: int, incoming: Incoming) -> None:
         """Room for a file and for those that come after it, so that a pull that cannot end does not begin."""
-        await self._store.make_room(size + later)
+        await self._store.make_room(size + later, incoming)
 
 
 def _facts(plan: Plan) -> Facts:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import httpx
 
-from felloe.catalog.sources.address_rules import Address, AddressRules, shown
+from felloe.catalog.sources.address_rules import Address, AddressRules, parse_url, shown
 from felloe.catalog.sources.retry_rules import Interrupted, is_passing, pause, retry_after
 from felloe.catalog.sources.settings import Limits
 from felloe.domain.errors import FelloeError
@@ -183,7 +183,7 @@ class Web:
         Raises `Interrupted` for what may pass; `address_refused`, `source_refused`, `source_not_found`,
         `source_failed` for what will not.
         """
-        first = here = _parsed(url)
+        first = here = parse_url(url)
         before: httpx.URL | None = None
         renewed = False
         for _ in range(_MOST_REQUESTS):
@@ -235,6 +235,9 @@ class Web:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise FelloeError("source_failed", f"{host} shows a certificate that cannot be trusted") from error
             raise Interrupted(f"{host} cannot be reached ({type(error).__name__})") from error
+        except UnicodeError as error:
+            # httpx looks where a redirect leads before we do.
+            raise FelloeError("source_failed", f"{host} redirects to an address that is none") from error
 
 
 async def pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
@@ -250,20 +253,13 @@ async def pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
         raise Interrupted(f"the transfer was cut ({type(error).__name__})") from error
 
 
-def _parsed(url: str) -> httpx.URL:
-    try:
-        return httpx.URL(url)
-    except (httpx.InvalidURL, ValueError, TypeError) as error:
-        raise FelloeError("source_failed", "the source names an address that is none") from error
-
-
 def _target(answer: httpx.Response, here: httpx.URL) -> httpx.URL:
     location = answer.headers.get("Location", "")
     if not location or len(location) > _MOST_LOCATION_CHARACTERS:
         raise FelloeError("source_failed", f"{shown(here)} redirects to nowhere")
     try:
-        return here.join(location)
-    except (httpx.InvalidURL, ValueError, TypeError) as error:
+        return parse_url(str(here.join(location)))
+    except (FelloeError, httpx.InvalidURL, ValueError, TypeError) as error:
         raise FelloeError("source_failed", f"{shown(here)} redirects to an address that is none") from error
 
 
