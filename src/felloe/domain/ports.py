@@ -1,8 +1,9 @@
 """Where siblings meet: small interfaces that capabilities offer each other, wired by the composition root."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
+from felloe.domain.approval import Approvals, Bundle, Candidate, CandidateSignature, Listing, SignedDecision
 from felloe.domain.ids import ModelName
 from felloe.domain.requests import Done, InferenceRequest, Piece
 from felloe.domain.roster import Replica, Roster
@@ -48,4 +49,70 @@ class Rosters(Protocol):
 
     def on_change(self, callback: Callable[[Roster], None]) -> None:
         """Call `callback` in the event loop after each change."""
+        ...
+
+
+class StatementSigner(Protocol):
+    """Holds an Ed25519 key and signs with it."""
+
+    @property
+    def public_key(self) -> bytes:
+        """The raw public key, 32 bytes."""
+        ...
+
+    def sign(self, statement: bytes) -> bytes:
+        """The raw signature, 64 bytes."""
+        ...
+
+
+class CatalogMaker(Protocol):
+    """Works on catalogues for those who must not know how they are made. Pure, but takes milliseconds.
+
+    Bundles are taken as verified against the network's pin by whoever made them what they are; a damaged one raises
+    `catalog_refused`.
+    """
+
+    def listing(self, envelope: bytes) -> Listing:
+        """What there is to approve in a signed manifest. Raises `bad_manifest`."""
+        ...
+
+    def approvals(self, bundle: Bundle) -> Approvals:
+        """What a bundle says, whatever its dates."""
+        ...
+
+    def check_decision(self, bundle: Bundle, signed: SignedDecision, now: float) -> None:
+        """Raise `catalog_refused`, `not_curator` or `invalid_value` unless the decision may change something."""
+        ...
+
+    def counts(self, bundle: Bundle, signed: SignedDecision) -> bool:
+        """Whether a decision still speaks of what is."""
+        ...
+
+    def by(self, signed: SignedDecision) -> bytes:
+        """The raw key of who decided; empty for what is no proper decision."""
+        ...
+
+    def candidate(
+        self, bundle: Bundle, decisions: Iterable[SignedDecision], issuer: bytes, issued_at: int
+    ) -> Candidate | None:
+        """What curators are to sign next; None when nothing is to be changed."""
+        ...
+
+    def fits(self, candidate: Candidate, signature: CandidateSignature) -> bool:
+        """Whether a signature is one over this candidate, by somebody who has a part in it."""
+        ...
+
+    def complete(
+        self,
+        bundle: Bundle,
+        candidate: Candidate,
+        signatures: Iterable[CandidateSignature],
+        issuer: StatementSigner,
+        now: float,
+    ) -> Bundle | None:
+        """The next bundle, when enough curators have signed the candidate and `issuer` is whom it names for hubs."""
+        ...
+
+    def renewed(self, bundle: Bundle, issuer: StatementSigner, now: float) -> Bundle | None:
+        """The same catalogue with fresh dates, when a day has passed and `issuer` may give them; None otherwise."""
         ...

@@ -45,12 +45,20 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     state: int
 
 
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """Where other members fetch models from this node: host names or addresses, and the TCP port there."""
+
+    hosts: tuple[str, ...]
+    port: int
+
+
 class NodeRecord(Struct, frozen=True, kw_only=True):
     """What a node says about itself; it signs the encoded record with its node key.
 
     `sealing_config` is an OHTTP key configuration (RFC 9458 section 3). `issued_at` is in Unix seconds; a later
     record replaces an earlier one of the same node. `endpoints` is None on a node that will not be a hub. `changed_at`
-    is when anything but the free memory last changed, 0 in what older versions say.
+    is when anything but the free memory last changed, 0 in what older versions say. `transfer` is None while nothing
+    listens there. `holds` begins the content ids of the models that are here whole or in part, 16 hex digits each.
     """
 
     id: NodeId
@@ -65,6 +73,8 @@ class NodeRecord(Struct, frozen=True, kw_only=True):
     issued_at: float
     endpoints: Endpoints | None = None
     changed_at: float = 0.0
+    transfer: Endpoint | None = None
+    holds: tuple[str, ...] = ()
 
 
 class Member(Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 
+from felloe.domain.approval import CandidateSignature, Publication, SignedDecision
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
 from felloe.domain.roster import Endpoints
@@ -16,6 +17,14 @@ NEXT = "next"
 BARRIER = "barrier"
 MEMBER = "member."
 INVITATION = "invitation."
+CATALOG = "catalog"
+"""What curators have approved: an encoded `Bundle`, the one value that is no JSON."""
+
+CATALOG_BOOK = "catalog-"
+PUBLICATION = "catalog-publication."
+DECISION = "catalog-decision."
+SIGNATURE = "catalog-signature."
+"""What leads to the next catalogue: numbered publications and decisions, and by key the curators' signatures."""
 
 Record = TypeVar("Record", bound=Struct)
 
@@ -76,6 +85,26 @@ class Lease(Struct, frozen=True, kw_only=True):
     term: int
     beat: int
     seconds: float
+
+
+class KeptPublication(Struct, frozen=True, kw_only=True):
+    """Keys `catalog-publication.<number>`: a model offered for approval, and its signed manifest."""
+
+    publication: Publication
+    envelope: bytes
+
+
+class KeptDecision(Struct, frozen=True, kw_only=True):
+    """Keys `catalog-decision.<number>`: what a curator decided; `taken_at` in Unix seconds by the hub's clock."""
+
+    signed: SignedDecision
+    taken_at: float
+
+
+class KeptSignature(Struct, frozen=True, kw_only=True):
+    """Keys `catalog-signature.<curator's key>`: the curator's newest signature over a catalogue to come."""
+
+    signature: CandidateSignature
 
 
 class State(Protocol):

@@ -11,7 +11,7 @@ import msgspec
 
 from felloe.domain.errors import FelloeError
 from felloe.hubs.network_state import NetworkState
-from felloe.hubs.records import GENERATION, HUBS, MEMBER, NEXT, decode
+from felloe.hubs.records import CATALOG, CATALOG_BOOK, GENERATION, HUBS, MEMBER, NEXT, decode
 from felloe.mesh.connection import Connection
 from felloe.mesh.membership import ListedMember
 from felloe.mesh.permissions import state as state_subject
@@ -25,7 +25,11 @@ TRUST = "trust"
 REVOKED = "revoked"
 """Made from the list of members: the ids of those who were removed, as JSON."""
 
-PUBLIC = (KEYS, HUBS, TRUST, REVOKED, NEXT, GENERATION)
+CATALOG_NEWS = "catalog-news"
+"""Made from what is kept about the catalogue: only that it has changed, so that who cares asks for it."""
+
+_MADE = (REVOKED, CATALOG_NEWS)
+PUBLIC = (KEYS, HUBS, TRUST, REVOKED, NEXT, GENERATION, CATALOG, CATALOG_NEWS)
 ANNOUNCE_SECONDS = 10.0
 
 
@@ -39,9 +43,10 @@ class Topics:
         self._wake = asyncio.Event()
         self._teller: asyncio.Task[None] | None = None
         for topic in PUBLIC:
-            if topic != REVOKED:
+            if topic not in _MADE:
                 state.on_change(topic, self._changed)
         state.on_change(MEMBER, lambda _: self._changed(REVOKED))
+        state.on_change(CATALOG_BOOK, lambda _: self._changed(CATALOG_NEWS))
 
     async def start(self, services: HubServices) -> None:
         """Answer questions and tell changes from now on."""
@@ -62,6 +67,8 @@ class Topics:
         generation = self._state.generations.current.number
         if topic == REVOKED:
             return self._revoked(generation)
+        if topic == CATALOG_NEWS:
+            return self._catalog_news(generation)
         entry = self._state.entry(topic)
         if entry is None or entry.value is None:
             return StateValue(generation, 0 if entry is None else entry.sequence, None)
@@ -75,6 +82,11 @@ class Topics:
                 sequence = max(sequence, entry.sequence)
                 revoked.append(member.id)
         return StateValue(generation, sequence, msgspec.json.encode(sorted(revoked)) if revoked else None)
+
+    def _catalog_news(self, generation: int) -> StateValue:
+        entries = (self._state.entry(key) for key in self._state.items(CATALOG_BOOK))
+        sequence = max((entry.sequence for entry in entries if entry is not None), default=0)
+        return StateValue(generation, sequence, b"%d" % sequence if sequence else None)
 
     async def _on_request(self, request: StateRequest) -> StateValue:
         return self.value(request.topic)

@@ -111,6 +111,15 @@ class NetworkAuthority:
         return self._record.issuer_certificate
 
     @property
+    def public_key(self) -> bytes:
+        """The raw public key that issues certificates and signs for the hubs."""
+        return self._issuer_key.public_key().public_bytes_raw()
+
+    def sign(self, statement: bytes) -> bytes:
+        """Sign catalogue metadata for the hubs: canonical JSON, which no certificate can be taken for."""
+        return self._issuer_key.sign(statement)
+
+    @property
     def operator_token(self) -> str:
         """The NATS operator's token; a server needs a restart to take up another."""
         return self._record.operator_token

@@ -4,6 +4,7 @@ Each function gives what to store: a trust list that every node gets, and an aut
 version. With an overlap the old keys are believed beside the new ones for so long; with none they go at once.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -25,8 +26,8 @@ class Keys(NamedTuple):
     trust: Trust
 
 
-def found(now: float) -> Keys:
-    """A new network; `now` in Unix seconds."""
+def found(now: float, catalog: Callable[[NetworkAuthority], bytes] | None = None) -> Keys:
+    """A new network; `now` in Unix seconds. `catalog` makes its catalogue of models and gives the pin to name."""
     root = RootKey.create(now)
     authority = NetworkAuthority.create(root, now)
     first = TrustList(
@@ -35,6 +36,7 @@ def found(now: float) -> Keys:
         issued_at=int(now),
         roots=(Trusted(root.certificate),),
         issuers=(Trusted(authority.issuer),),
+        catalog=b"" if catalog is None else catalog(authority),
     )
     return Keys(root, authority, extend(None, first, [root]))
 
@@ -77,6 +79,7 @@ def _replaced(keys: Keys, root: RootKey, roots: tuple[Trusted, ...], now: float,
         roots=roots,
         issuers=issuers,
         former=(*gone, *held.former)[:MOST_FORMER],
+        catalog=held.catalog,
     )
     signers = [keys.root] if root is keys.root else [keys.root, root]
     return Keys(root, authority, extend(keys.trust, new, signers))

@@ -58,7 +58,10 @@ class Trusted(Struct, frozen=True):
 
 
 class TrustList(Struct, frozen=True, kw_only=True):
-    """What a root signs. `network` is the id of the first root for ever; `former` holds the pins of replaced roots."""
+    """What a root signs. `network` is the id of the first root for ever; `former` holds the pins of replaced roots.
+
+    `catalog` is the pin of the network's catalogue of models (SHA-256 of its first root), for ever once it is named.
+    """
 
     network: NetworkId
     version: Annotated[int, Meta(ge=1, lt=1 << 53)]
@@ -66,6 +69,7 @@ class TrustList(Struct, frozen=True, kw_only=True):
     roots: Annotated[tuple[Trusted, ...], Meta(min_length=1, max_length=MOST_ROOTS)]
     issuers: Annotated[tuple[Trusted, ...], Meta(min_length=1, max_length=MOST_ISSUERS)]
     former: Annotated[tuple[_Pin, ...], Meta(max_length=MOST_FORMER)] = ()
+    catalog: Annotated[bytes, Meta(max_length=32)] = b""
 
 
 class _Signature(Struct, frozen=True):
@@ -129,6 +133,19 @@ class Trust:
     def pin(self) -> bytes:
         """The current root's pin, for new join tokens."""
         return _current(self.list)
+
+    @property
+    def catalog(self) -> bytes:
+        """The pin of the network's catalogue; empty where an older version founded the network."""
+        return self.list.catalog
+
+    @property
+    def issuer_key(self) -> bytes:
+        """The raw public key that hubs sign with now."""
+        current = next(issuer for issuer in self.list.issuers if not issuer.until).read().public_key()
+        if not isinstance(current, Ed25519PublicKey):
+            raise FelloeError("bad_state", "the trust list's issuer has no Ed25519 key")
+        return current.public_bytes_raw()
 
     def issuers(self, now: float) -> str:
         """The issuing certificates (PEM) to trust at `now` (Unix seconds), the newest first."""
@@ -245,6 +262,8 @@ def _check_links(entries: Sequence[_Entry]) -> None:
 def _check_follows(entry: _Entry, before: _Entry) -> None:
     if not _follows(entry, before):
         raise _refused("the root that is trusted here has not signed the trust list offered")
+    if before.list.catalog not in (b"", entry.list.catalog):
+        raise _refused("the trust list offered names another catalogue of models")
 
 
 def _follows(entry: _Entry, before: _Entry) -> bool:
@@ -295,6 +314,8 @@ def _entry(signed: _Signed) -> _Entry:
         raise _refused(error.detail) from error
     if len(keys) != len(roots) or not _has_one(new.roots) or not _has_one(new.issuers):
         raise _refused("a trust list names one current root and one current issuer")
+    if len(new.catalog) not in (0, 32):
+        raise _refused("a trust list names a catalogue by 32 bytes")
     return _Entry(new, signed, keys, _current(new))
 
 
