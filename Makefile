@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LEARN := .venv-learn
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check format model bench bench-scale chaos e2e lock clean
+.PHONY: help up test check format model bench bench-store bench-scale chaos fuzz e2e lock clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,11 +48,25 @@ CHAOS ?= --seconds 1800 --seed 1
 chaos: $(VENV)/dev ## half an hour of faults on a network under load; make chaos CHAOS="--seconds 600 --seed 7"
 	PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
 
+SECONDS ?= 600
+
+$(VENV)/fuzz: $(VENV)/dev requirements/fuzz.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
+	@touch $@
+
+fuzz: $(VENV)/fuzz ## look for input that breaks what reads a stranger's: ten minutes; make fuzz SECONDS=60
+	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS)
+
 bench: $(VENV)/dev ## every benchmark beside its peers; takes a while
 	$(BIN)/python benchmarks/gateway.py
 	$(BIN)/python benchmarks/resume.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/leader.py
 	$(BIN)/python benchmarks/idle.py
+
+bench-store: $(VENV)/dev ## the store beside cp and b3sum, models from other nodes beside curl; root on Linux; half an hour
+	PYTHONPATH=tests $(BIN)/python benchmarks/store.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/transfer.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/transfer_latency.py
 
 SCALE ?= --spokes 100,500,1000
 
@@ -76,6 +90,7 @@ lock: $(VENV)/core ## resolve and pin every dependency by hash
 	$(BIN)/python -m pip install --quiet uv
 	$(UV_LOCK) pyproject.toml requirements/build.in -o requirements/core.txt
 	$(UV_LOCK) pyproject.toml requirements/build.in requirements/dev.in -o requirements/dev.txt
+	$(UV_LOCK) requirements/fuzz.in -o requirements/fuzz.txt
 	$(UV_LOCK) pyproject.toml requirements/build.in --extra learn -o requirements/learn.txt
 
 clean: ## remove what the targets above made
