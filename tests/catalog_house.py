@@ -7,7 +7,7 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from felloe.catalog.blobs import Blobs
-from felloe.catalog.incoming import Blob
+from felloe.catalog.incoming import Blob, Incoming
 from felloe.catalog.intake import Facts, TakenFile
 from felloe.catalog.store import ModelStore
 from felloe.domain.models import Model
@@ -45,12 +45,12 @@ def opened_blobs(folder: Path) -> Blobs:
     return blobs
 
 
-async def _no_room_needed(_size: int) -> None:
+async def _no_room_needed(_size: int, _incoming: Incoming) -> None:
     pass
 
 
 async def put(
-    blobs: Blobs, data: bytes, key: str = "", make_room: Callable[[int], Awaitable[None]] = _no_room_needed
+    blobs: Blobs, data: bytes, key: str = "", make_room: Callable[[int, Incoming], Awaitable[None]] = _no_room_needed
 ) -> Blob:
     """Have `data` come in as a source would send it: only what is not there yet, in pieces."""
     key = key or digest_of(data)
@@ -58,7 +58,7 @@ async def put(
         return known
     incoming = await blobs.receive(key, len(data))
     try:
-        await make_room(len(data) - incoming.length)
+        await make_room(len(data) - incoming.length, incoming)
         while piece := data[incoming.length : incoming.length + CHUNK]:
             await incoming.write(piece)
         return await incoming.finish(sha256=None)

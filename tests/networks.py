@@ -67,13 +67,14 @@ class NodeProcess:
         self.peer: dict[str, Any] = settings.get("peer", {})
         self.base_url = f"http://127.0.0.1:{self.api_port}/v1"
         self.process: subprocess.Popen[bytes] | None = None
+        self.program: tuple[str, ...] = ("-m", "felloe")
         self.home.config.write_text(tomli_w.dumps({"name": name} | settings))
 
     def start(self, *arguments: str, stdin: str = "") -> Self:
         """Start `felloe ARGUMENTS` here."""
         with (self.home.folder / "terminal.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "felloe", *arguments],
+                [sys.executable, *self.program, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -123,6 +124,14 @@ class NodeProcess:
         """Return when the node is connected to a hub."""
         wait_for(f"{self.name} to be up", lambda: (self.ask("/status") or {}).get("connected"))
         return self
+
+    def tell(self, path: str, message: object, seconds: float = 60.0) -> bytes:
+        """POST to the operator API; fails the test unless the node agrees."""
+        transport = httpx.HTTPTransport(uds=str(self.home.operator_socket))
+        with httpx.Client(transport=transport, base_url="http://felloe", timeout=seconds) as client:
+            answer = client.post(path, content=msgspec.json.encode(message))
+        assert answer.status_code == 200, answer.text
+        return answer.content
 
     def sees(self, *, alive: set[str]) -> bool:
         """Whether this node's roster holds exactly these living nodes."""
@@ -186,6 +195,7 @@ class Network:
         self._folder = folder
         self._settings = settings
         self.nodes: list[NodeProcess] = []
+        self._approved: set[Path] = set()
         self.hub = self._prepare("hub")
 
     @property
@@ -205,17 +215,24 @@ class Network:
         self.hub.start("up", *arguments).wait_until_up()
         return self
 
-    def prepare_spoke(self, name: str) -> NodeProcess:
+    def prepare_spoke(self, name: str, *, advertise: str = "127.0.0.1") -> NodeProcess:
         """A spoke's home, not started. It has ports of its own, so that it can become a hub."""
-        return self._prepare(name)
+        return self._prepare(name, advertise)
 
-    def _prepare(self, name: str) -> NodeProcess:
+    def _prepare(self, name: str, advertise: str = "127.0.0.1") -> NodeProcess:
         api, peer, mesh, route = free_ports(4)
-        ports = {"port": peer, "mesh_port": mesh, "route_port": route, "state_port": free_run(2)}
-        settings = {"api": {"port": api}, "peer": {"host": "127.0.0.1", "advertise": ["127.0.0.1"]} | ports}
+        ports = {"port": peer, "mesh_port": mesh, "route_port": route, "state_port": free_run(2), "transfer_port": 0}
+        settings = {"api": {"port": api}, "peer": {"host": "127.0.0.1", "advertise": [advertise]} | ports}
         node = NodeProcess(self._folder, name, self._settings | settings)
         self.nodes.append(node)
         return node
+
+    def approve(self, model: Path = TINY_MODEL) -> None:
+        """Have every node load `model` from now on: the founder is the only curator, and what it pulls is approved."""
+        if model not in self._approved:
+            steps = self.hub.tell("/models/pull", {"reference": str(model)}).splitlines()
+            assert "error" not in msgspec.json.decode(steps[-1]), steps[-1]
+            self._approved.add(model)
 
     def add_spoke(self, name: str, *arguments: str) -> NodeProcess:
         """A spoke that has joined and is up."""
@@ -223,6 +240,7 @@ class Network:
 
     def add_serving_spoke(self, name: str, model: Path = TINY_MODEL) -> NodeProcess:
         """A spoke that serves `model`, seen by all nodes."""
+        self.approve(model)
         spoke = self.add_spoke(name, "--model", str(model))
         wait_for(f"{name} to serve", lambda: all(name in node.replicas_of("tiny-python") for node in self.running()))
         return spoke

@@ -9,7 +9,16 @@ import typer
 from felloe.catalog.sources.settings import SourceSettings
 from felloe.cli.main import create_app
 from felloe.domain.errors import CATALOGUE
-from felloe.node.config import ApiConfig, EngineConfig, NodeConfig, PeerConfig, StoreConfig, UpstreamConfig
+from felloe.node.config import (
+    ApiConfig,
+    CatalogConfig,
+    EngineConfig,
+    NodeConfig,
+    PeerConfig,
+    StoreConfig,
+    TransferConfig,
+    UpstreamConfig,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md")])
@@ -70,10 +79,13 @@ def test_every_setting_is_documented() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     sections = {"": NodeConfig, "api.": ApiConfig, "peer.": PeerConfig, "engine.": EngineConfig, "store.": StoreConfig}
     sections["sources."] = SourceSettings
+    sections["transfer."] = TransferConfig
+    sections["catalog."] = CatalogConfig
     settings = [prefix + name for prefix, kind in sections.items() for name in kind.__struct_fields__]
     settings += [f"upstreams.NAME.{name}" for name in UpstreamConfig.__struct_fields__]
     missing = [name for name in settings if f"`{name}`" not in text]
-    assert [name for name in missing if name not in ("api", "peer", "engine", "store", "sources", "upstreams")] == []
+    tables = {prefix.rstrip(".") for prefix in sections} | {"upstreams"}
+    assert [name for name in missing if name not in tables] == []
 
 
 def test_every_error_code_says_what_to_do_next() -> None:

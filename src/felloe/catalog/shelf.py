@@ -65,6 +65,14 @@ class Shelf:
         """Keep a signed manifest; raises `disk_full`."""
         write_atomic(self._manifest(identifier), envelope)
 
+    def envelope(self, identifier: str) -> bytes:
+        """A signed manifest that is kept; raises `bad_state`."""
+        path = self._manifest(identifier)
+        try:
+            return _bounded(path, MOST_ENVELOPE_BYTES)
+        except OSError as error:
+            raise FelloeError("bad_state", f"{path}: {error.strerror}") from error
+
     def put(self, entry: Entry) -> None:
         """Write what a name stands for; raises `disk_full`, the old entry is then still there."""
         write_atomic(self._entry(entry.name), msgspec.json.format(msgspec.json.encode(entry)))

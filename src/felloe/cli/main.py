@@ -5,7 +5,10 @@ import sys
 import typer
 
 from felloe.cli import (
+    approve,
+    catalog,
     chat,
+    curators,
     demo,
     demote,
     doctor,
@@ -19,8 +22,10 @@ from felloe.cli import (
     models,
     promote,
     ps,
+    publish,
     pull,
     recover,
+    reject,
     revoke,
     root,
     rotate,
@@ -28,6 +33,7 @@ from felloe.cli import (
     up,
     upstream,
     version,
+    withdraw,
 )
 from felloe.cli.output import EXIT_INTERRUPTED, complain, exit_code
 from felloe.domain.errors import FelloeError
@@ -59,6 +65,12 @@ def create_app() -> typer.Typer:
     app.command("demote")(demote.demote)
     app.add_typer(models.app, name="models")
     app.command("pull")(pull.pull)
+    app.command("publish")(publish.publish)
+    app.command("approve")(approve.approve)
+    app.command("reject")(reject.reject)
+    app.command("withdraw")(withdraw.withdraw)
+    app.add_typer(catalog.app, name="catalog")
+    app.add_typer(curators.app, name="curators")
     app.command("load")(load.load)
     app.command("unload")(unload.unload)
     app.command("drain")(drain.drain)

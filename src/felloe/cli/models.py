@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from felloe.cli.catalog import standing
 from felloe.cli.client import OperatorClient
 from felloe.cli.output import EXIT_FAILED, JsonOption, print_json, print_table, say, size
 from felloe.console.messages import NameRequest, Nothing
@@ -33,7 +34,7 @@ def models(
         print_json(rows)
         return
     print_table(
-        ["MODEL", "SIZE", "QUANT", "CONTEXT", "CAN", "HERE", "LOADED ON"],
+        ["MODEL", "SIZE", "QUANT", "CONTEXT", "CAN", "HERE", "ALSO ON", "LOADED ON", "APPROVED"],
         [
             [
                 row.model.name,
@@ -42,10 +43,12 @@ def models(
                 str(row.model.context or "-"),
                 ", ".join(row.model.capabilities) or "-",
                 _here(row),
+                ", ".join(row.held_by) or "-",
                 ", ".join(
                     node + ("" if state == "ready" else f" ({state})") for node, state in sorted(row.replicas.items())
                 )
                 or "-",
+                _approval(row),
             ]
             for row in rows
         ],
@@ -56,14 +59,14 @@ def models(
 def verify(
     name: Annotated[str, typer.Argument(help="The model's name; default: all.")] = "", json: JsonOption = False
 ) -> None:
-    """Read every byte of the stored models again; what is damaged is moved aside and never loaded."""
+    """Read every byte of the stored models again; what is damaged is repaired from other nodes, or never loaded."""
     verified = _followed(OperatorClient().follow("/models/verify", NameRequest(name), VerifyStep))
     if json:
         print_json(verified)
     else:
         for row in verified:
             _tell(row)
-    if any(row.damaged for row in verified):
+    if any(row.damaged and not row.repaired for row in verified):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -106,6 +109,12 @@ def _here(row: ModelRow) -> str:
     return "pinned" if row.pinned else "yes" if row.stored else "no"
 
 
+def _approval(row: ModelRow) -> str:
+    if row.approval is not None:
+        return standing(row.approval)
+    return "not published" if row.stored else "-"
+
+
 def _followed(steps: Iterator[VerifyStep]) -> tuple[VerifiedRow, ...]:
     columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     verified: tuple[VerifiedRow, ...] = ()
@@ -124,6 +133,9 @@ def _tell(row: VerifiedRow) -> None:
     for file in row.damaged:
         chunks = ", ".join(str(chunk) for chunk in file.bad_chunks[:10]) + (", ..." if file.bad_chunks[10:] else "")
         say(f"damaged: {row.name}  {file.path}" + (f"  chunks {chunks}" if chunks else ""))
-    say(f"         pull it again{f' from {row.source}' if row.source else ''}")
+    if row.repaired:
+        say("         repaired from other nodes")
+    else:
+        say(f"         pull it again{f' from {row.source}' if row.source else ''}")
     if row.loaded:
         say(f"         it is loaded here from the damaged file; `felloe unload {row.name}`")

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from felloe.console.messages import Progress, PullRow
 from felloe.domain.errors import FelloeError
 
 EXIT_FAILED = 1
@@ -27,6 +28,10 @@ _REFUSALS = frozenset(
         "bad_passphrase",
         "invalid_api_key",
         "version_refused",
+        "not_approved",
+        "model_withdrawn",
+        "catalog_expired",
+        "not_curator",
         "source_refused",
         "address_refused",
     }
@@ -88,6 +93,16 @@ def size(count: int) -> str:
         value /= 1000
         units.pop(0)
     return f"{int(value)} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def speed(step: Progress | PullRow) -> str:
+    """`12.3 MB/s, 1:05 left`, or why nothing comes."""
+    if step.note or not step.rate:
+        return step.note
+    left = int(step.eta)
+    hours, minutes, seconds = left // 3600, left % 3600 // 60, left % 60
+    clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return f"{size(int(step.rate))}/s, {clock} left"
 
 
 def moment(seconds: float) -> str:

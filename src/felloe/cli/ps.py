@@ -9,8 +9,8 @@ from rich.live import Live
 from rich.text import Text
 
 from felloe.cli.client import OperatorClient
-from felloe.cli.output import JsonOption, moment, print_json, size, table
-from felloe.console.messages import MemberRow, Status
+from felloe.cli.output import JsonOption, moment, print_json, size, speed, table
+from felloe.console.messages import MemberRow, PullRow, Status
 from felloe.domain.hardware import Hardware
 
 _COLUMNS = ["NODE", "ID", "ROLES", "STATE", "HARDWARE", "MODELS", "LOAD", "VERSION"]
@@ -55,6 +55,7 @@ def _picture(client: OperatorClient) -> Group:
         for member in ordered
         for model, reason in sorted(member.problems.items())
     ]
+    lines += [f"{member.record.name}: {_pull(pull)}" for member in ordered for pull in member.pulls]
     if status.alone_since:
         lines.append(f"no hub: serving this machine only since {moment(status.alone_since)}")
     return Group(table(_COLUMNS, [_row(member) for member in ordered]), *map(Text, lines))
@@ -77,6 +78,12 @@ def _row(member: MemberRow) -> list[str]:
         f"{active} active, {waiting} waiting",
         member.note or record.version,
     ]
+
+
+def _pull(pull: PullRow) -> str:
+    """`pulls hf:owner/repo: model.gguf 1.2 GB of 4.0 GB, 12.3 MB/s, 1:05 left`."""
+    come = f"{size(pull.done)} of {size(pull.total)}" if pull.total else size(pull.done)
+    return ", ".join(filter(None, (f"pulls {pull.reference}: {f'{pull.file} {come}'.strip()}", speed(pull))))
 
 
 def _hardware(hardware: Hardware) -> str:

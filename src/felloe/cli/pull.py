@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from felloe.catalog.sources.credentials import SECRET_VARIABLES
-from felloe.catalog.sources.reference import FileReference, parse_reference
+from felloe.catalog.sources.reference import FileReference, is_reference, parse_reference
 from felloe.cli.client import OperatorClient
-from felloe.cli.output import JsonOption, say, size, warn
+from felloe.cli.output import JsonOption, say, size, speed, warn
 from felloe.console.messages import Progress as Step
 from felloe.console.messages import PullRequest
 
@@ -25,7 +25,7 @@ def pull(
         str,
         typer.Argument(
             help="A GGUF file or folder, hf:owner/repo[@revision][:file or quantisation], ollama:name[:tag], "
-            "oci:host/repo[:tag], or https://..."
+            "oci:host/repo[:tag], https://..., or the name of an approved model that another node has"
         ),
     ],
     name: Annotated[str, typer.Option(help="What requests call the model; default: its own name.")] = "",
@@ -41,21 +41,25 @@ def pull(
             for step in steps:
                 say(msgspec.json.encode(step).decode())
             return
-        last = _show(steps)
+        last = show_progress(steps)
     except KeyboardInterrupt:
         warn("what has come is kept; the same command goes on there")
         raise
     if last.model is not None:
         say(f"{last.model.name}  {size(last.model.size)}  {last.model.digest}")
+        if last.approval:
+            say(last.approval)
 
 
 def _absolute(reference: str) -> str:
-    """A path as the node, which works in another folder, understands it."""
+    """A path as the node, which works in another folder, understands it. A bare word is a model unless it lies here."""
     parsed = parse_reference(reference)
+    if not is_reference(reference) and not Path(reference).exists():
+        return reference
     return str(Path(parsed.path).expanduser().absolute()) if isinstance(parsed, FileReference) else reference
 
 
-def _show(steps: Iterator[Step]) -> Step:
+def show_progress(steps: Iterator[Step]) -> Step:
     """Draw how far it is; returns the last step."""
     columns = (TextColumn("{task.fields[file]}"), BarColumn(), DownloadColumn(), TextColumn("{task.fields[speed]}"))
     last, console = Step(), Console(stderr=True)
@@ -63,15 +67,5 @@ def _show(steps: Iterator[Step]) -> Step:
         task = progress.add_task("pull", total=None, file="", speed="")
         for last in steps:
             file = last.file[-_MOST_NAME_CHARACTERS:]
-            progress.update(task, completed=last.done, total=last.total or None, file=file, speed=_speed(last))
+            progress.update(task, completed=last.done, total=last.total or None, file=file, speed=speed(last))
     return last
-
-
-def _speed(step: Step) -> str:
-    """`12.3 MB/s, 1:05 left`, or why nothing comes."""
-    if step.note or not step.rate:
-        return step.note
-    left = int(step.eta)
-    hours, minutes, seconds = left // 3600, left % 3600 // 60, left % 60
-    clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-    return f"{size(int(step.rate))}/s, {clock} left"

@@ -25,11 +25,24 @@ class Status(Struct, frozen=True, kw_only=True):
     alone_since: float = 0.0
 
 
+class PullRow(Struct, frozen=True, kw_only=True):
+    """A model on its way into a node's store; the numbers as in `Progress`."""
+
+    reference: str
+    file: str = ""
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0
+    eta: float = 0.0
+    note: str = ""
+
+
 class MemberRow(Struct, frozen=True, kw_only=True):
     """A node of the network as this node sees it. `silent_seconds` is the time since it last spoke.
 
     `note` says why this node asks nothing of it, for example `version 0.4.0: too old`. `leads`: it is the leading hub,
-    which only hubs know. `problems`: why models are not ready that should be; each node knows its own.
+    which only hubs know. `problems`: why models are not ready that should be; `pulls`: what is on its way; each node
+    knows its own.
     """
 
     record: NodeRecord
@@ -40,6 +53,7 @@ class MemberRow(Struct, frozen=True, kw_only=True):
     note: str = ""
     leads: bool = False
     problems: dict[str, str] = {}
+    pulls: tuple[PullRow, ...] = ()
 
 
 class PullRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,6 +75,7 @@ class Progress(Struct, frozen=True, omit_defaults=True):
     """One step of long work, in bytes. The last one carries `model` or `error`.
 
     `file` is what is worked on, `rate` in bytes a second, `eta` in seconds (0: unknown); `note` says why nothing moves.
+    `approval`, beside the model, says in a sentence whether the network may load it.
     """
 
     done: int = 0
@@ -71,6 +86,7 @@ class Progress(Struct, frozen=True, omit_defaults=True):
     rate: float = 0.0
     eta: float = 0.0
     note: str = ""
+    approval: str = ""
 
 
 class ErrorBody(Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from felloe.console.catalog_messages import CatalogRow
 from felloe.console.messages import ErrorBody
 from felloe.domain.models import Model
 
@@ -9,14 +10,18 @@ from felloe.domain.models import Model
 class ModelRow(Struct, frozen=True, kw_only=True):
     """A model and where it is: in this node's store, and loaded on which nodes (by name) in which state.
 
-    `pinned`: clean-up keeps it here. `problem` says why the stored one cannot be loaded.
+    `held_by` names the other living nodes that store it, whole or in part. `pinned`: clean-up keeps it here. `problem`
+    says why the stored one cannot be loaded. `approval` is what curators say of it; None for a model that only an
+    upstream server knows, and for one that was never published.
     """
 
     model: Model
     stored: bool
     replicas: dict[str, str]
+    held_by: tuple[str, ...] = ()
     pinned: bool = False
     problem: str = ""
+    approval: CatalogRow | None = None
 
 
 class DamagedRow(Struct, frozen=True):
@@ -27,12 +32,16 @@ class DamagedRow(Struct, frozen=True):
 
 
 class VerifiedRow(Struct, frozen=True, kw_only=True):
-    """A model of which every byte was read. `source`: what to pull it from again. `loaded`: it runs here now."""
+    """A model of which every byte was read. `source`: what to pull it from again. `loaded`: it runs here now.
+
+    `repaired`: other nodes had what was damaged, and it is whole again.
+    """
 
     name: str
     damaged: tuple[DamagedRow, ...] = ()
     source: str = ""
     loaded: bool = False
+    repaired: bool = False
 
 
 class VerifyStep(Struct, frozen=True, omit_defaults=True):

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from felloe.console.catalog_operator import CatalogOperations, catalog_table
 from felloe.console.hub_messages import ChangeStep
 from felloe.console.hub_operator import HubOperations, RootOperations, network_table
 from felloe.console.messages import (
@@ -58,6 +59,8 @@ class Operations(Protocol):
     def root(self) -> RootOperations: ...
     @property
     def library(self) -> ModelOperations: ...
+    @property
+    def catalog(self) -> CatalogOperations: ...
     async def status(self) -> Status: ...
     async def members(self) -> list[MemberRow]: ...
     def pull(self, request: PullRequest) -> AsyncGenerator[Progress, None]: ...
@@ -102,7 +105,12 @@ def create_operator_app(operations: Operations) -> Starlette:
         },
     )
     routes: list[Route] = []
-    for table in (own, network_table(operations.hubs, operations.root), model_table(operations.library)):
+    for table in (
+        own,
+        network_table(operations.hubs, operations.root),
+        model_table(operations.library),
+        catalog_table(operations.catalog),
+    ):
         routes += [Route(path, _asking(operation), methods=["GET"]) for path, operation in table.asked.items()]
         routes += [Route(path, _telling(kind, act), methods=["POST"]) for path, (kind, act) in table.told.items()]
         routes += [Route(path, _following(*row), methods=["POST"]) for path, row in table.followed.items()]

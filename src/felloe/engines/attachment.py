@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from felloe.domain.errors import FelloeError
@@ -22,7 +23,7 @@ class _UpstreamModel:
     def __init__(self, server: UpstreamServer, upstream: Upstream, listed: ListedModel) -> None:
         self._server = server
         self._upstream = upstream
-        self._model = as_model(listed)
+        self._model = as_model(listed, int(time.time()))
         self.state: ReplicaState = "ready"
         self.problem = ""
 

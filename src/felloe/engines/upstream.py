@@ -190,8 +190,12 @@ class UpstreamServer:
         return self._failed(reason)
 
 
-def as_model(listed: ListedModel) -> Model:
-    """What is known of an upstream's model. What it can do, only it knows, so nothing is refused beforehand."""
+def as_model(listed: ListedModel, seen_at: int) -> Model:
+    """What is known of an upstream's model. What it can do, only it knows, so nothing is refused beforehand.
+
+    A server that does not say when the model was made has it made when it was first seen (Unix seconds): OpenAI clients
+    sort by that, and 0 would be 1970.
+    """
     meta = listed.meta or _Meta()
     return Model(
         name=ModelName(listed.id),
@@ -202,7 +206,7 @@ def as_model(listed: ListedModel) -> Model:
         context=listed.max_model_len or meta.n_ctx,
         parameters=meta.n_params,
         capabilities=("chat", "completion", "embedding", "tools", "json_schema"),
-        created=listed.created or 0,
+        created=listed.created or seen_at,
     )
 
 

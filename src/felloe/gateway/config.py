@@ -23,6 +23,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Bounds on what one client or connection may use, and all together; sizes in bytes, times in seconds.
 
     `all_bodies_bytes` bounds the bodies of all requests that are being read or answered.
+    `connections_per_certificate` bounds those of clients that show the same certificate; 0: by `connections` alone.
     """
 
     body_bytes: int = 8 * 1024 * 1024
@@ -38,6 +39,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     handshake_seconds: float = 10.0
     deadline_seconds: float = 600.0
     connections: int = 2048
+    connections_per_certificate: int = 0
     choices_at_once: int = 16
 
 

@@ -46,13 +46,15 @@ class GatewayProtocol(HttpToolsProtocol):
         self._fed = 0
         self._head_bytes = 0
         self._discarding = False
+        self.certificate = b""
         self._gone_callback: Callable[[], None] | None = None
         self._reading_timer: asyncio.TimerHandle | None = None
         self._stalled_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self._limits.connections:
+        self.certificate = _certificate_of(transport)
+        if len(self.connections) > self._limits.connections or self._has_too_many():
             self._refuse(FelloeError("overloaded", "too many connections", retry_after=1))
         else:
             self._await_bytes(self._limits.header_seconds)
@@ -144,6 +146,14 @@ class GatewayProtocol(HttpToolsProtocol):
             self._stalled_timer.cancel()
             self._stalled_timer = None
 
+    def _has_too_many(self) -> bool:
+        """Whether the client holds more than its share of the connections."""
+        most = self._limits.connections_per_certificate
+        if not most or not self.certificate:
+            return False
+        others = cast("set[GatewayProtocol]", self.connections)
+        return sum(other.certificate == self.certificate for other in others) > most
+
     def _unanswered(self) -> RequestResponseCycle | None:
         """The request being answered; uvicorn leaves `cycle` None until the first one."""
         cycle = cast(RequestResponseCycle | None, self.cycle)
@@ -212,6 +222,12 @@ class GatewayProtocol(HttpToolsProtocol):
     def _abort(self) -> None:
         if not self.transport.is_closing():
             self.transport.abort()
+
+
+def _certificate_of(transport: asyncio.Transport) -> bytes:
+    """The certificate (DER) that the client has shown in TLS; empty when it was not asked for one."""
+    connection = transport.get_extra_info("ssl_object")
+    return b"" if connection is None else connection.getpeercert(binary_form=True) or b""
 
 
 def protocol_factory(config: Config, server_state: ServerState, limits: Limits) -> Any:

@@ -113,8 +113,8 @@ def make_node_certificate(
 ) -> x509.Certificate:
     """A node's certificate; the key alone decides the node's id.
 
-    `addresses` are host names and IP addresses that a hub is also known by; they are left out for spokes, which
-    nobody dials by address.
+    Every node may show it as a client and as a server: nodes fetch models from each other. What makes a hub is the
+    hubs' name. `addresses` are host names and IP addresses that a hub is also known by.
     """
     node = NodeId(id_from_public_key(key.public_bytes_raw()))
     names: list[x509.GeneralName] = [
@@ -122,10 +122,9 @@ def make_node_certificate(
         x509.UniformResourceIdentifier(role_uri(network, role)),
         x509.DNSName(node_tls_name(network, node)),
     ]
-    usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     if role == "hub":
         names += [x509.DNSName(hub_tls_name(network)), *map(_address_name, addresses)]
-        usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
     return (
         _builder(issuer_key, issuer.subject, key, _name(node))
         .not_valid_before(_time(now - CLOCK_TOLERANCE))
@@ -283,6 +282,22 @@ def node_of_certificate(der: bytes) -> NodeId:
     if key is None:
         raise FelloeError("wrong_network", "what answers there does not have a node's key")
     return NodeId(id_from_public_key(key.public_bytes_raw()))
+
+
+def member_of_certificate(der: bytes, issuers: str, *, network: NetworkId, now: float) -> NodeId:
+    """The node of this network whom a certificate (DER) names, if one of `issuers` (PEM) issued it and both are valid.
+
+    Raises `wrong_network`. TLS has looked at the same when the connection began; the list of issuers may have changed
+    since then.
+    """
+    node = node_of_certificate(der)
+    leaf = x509.load_der_x509_certificate(der)
+    issuer = next((one for one in read_chain(issuers) if _issues(one, leaf)), None)
+    if issuer is None or node_uri(network, node) not in _uris(leaf):
+        raise FelloeError("wrong_network", "the certificate is not of a node of this network")
+    if not all(one.not_valid_before_utc <= _time(now) < one.not_valid_after_utc for one in (leaf, issuer)):
+        raise FelloeError("wrong_network", "the certificate is not valid now; check the clocks of both machines")
+    return node
 
 
 def client_context(issuers: str) -> ssl.SSLContext:

@@ -1,25 +1,28 @@
-"""Dials one hub after the other, and the next one in parallel when one is slow: a hub that swallows packets delays
+"""Dials one address after the other, and the next one in parallel when one is slow: one that swallows packets delays
 nobody for long."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-
-from felloe.mesh.session import Session
+from typing import TypeVar
 
 HEAD_START_SECONDS = 1.0
 MOST_AT_ONCE = 3
 
-Dial = Callable[[str], Awaitable[Session | None]]
-"""A session with the hub at this address; None when it does not answer."""
+Session = TypeVar("Session")
 
 
 async def first_to_answer(
-    urls: Sequence[str], dial: Dial, part: Callable[[Session], None], *, head_start: float = HEAD_START_SECONDS
+    urls: Sequence[str],
+    dial: Callable[[str], Awaitable[Session | None]],
+    part: Callable[[Session], None],
+    *,
+    head_start: float = HEAD_START_SECONDS,
 ) -> tuple[str, Session] | None:
-    """The first session that stands, and its address; None when no hub answers.
+    """The first session that stands, and its address; None when nobody answers.
 
-    Each hub gets `head_start` seconds before the next one is dialled too; one that fails gives its turn away at once.
-    Sessions that come too late are handed to `part`.
+    `dial` gives a session with whoever is at an address, None when nobody answers. Each address gets `head_start`
+    seconds before the next one is dialled too; one that fails gives its turn away at once. Sessions that come too late
+    are handed to `part`.
     """
     waiting = list(urls)
     dials: dict[asyncio.Task[Session | None], str] = {}
@@ -47,7 +50,7 @@ async def _call_off(tasks: list[asyncio.Task[Session | None]], part: Callable[[S
     for task in tasks:
         task.cancel()
     for late in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(late, Session):
+        if late is not None and not isinstance(late, BaseException):
             part(late)
 
 

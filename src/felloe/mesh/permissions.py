@@ -38,6 +38,11 @@ def flow(node: NodeId) -> str:
     return f"node.{node}.flow"
 
 
+def fetch(node: NodeId) -> str:
+    """Where `node` takes questions for pieces of the models that it holds."""
+    return f"node.{node}.fetch"
+
+
 def inbox(node: NodeId) -> str:
     """The prefix of the reply subjects of `node`; only `node` may subscribe below it."""
     return f"{_INBOX}{node}"
@@ -136,6 +141,7 @@ def spoke_template() -> Template:
         publish=(
             "node.*.infer",
             "node.*.flow",
+            "node.*.fetch",
             f"roster.{_SELF}.record",
             f"roster.{_SELF}.load",
             HUB_SERVICES,

@@ -131,6 +131,11 @@ class RosterService:
         self._banned = self._hearsay.banned = nodes - {self._this}
         self._note(self._census.drop(self._banned))
 
+    @property
+    def banned(self) -> frozenset[NodeId]:
+        """The nodes that were removed from the network."""
+        return self._banned
+
     def set_record(self, record: NodeRecord) -> None:
         """Say this about this node from now on; `issued_at` is filled in. Raises `bad_config` when it is too large."""
         self._speaking.set_record(record)

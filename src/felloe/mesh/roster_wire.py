@@ -6,6 +6,7 @@ node's clock, which may be the wrong one.
 """
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,7 +15,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from felloe.domain.ids import NodeId, id_from_public_key, is_id, is_model_name
-from felloe.domain.roster import Load, NodeRecord
+from felloe.domain.roster import Endpoint, Load, NodeRecord
+from felloe.mesh.join_token import is_host
 
 MAX_RECORD_BYTES = 64 * 1024
 MAX_HEARTBEAT_BYTES = 64 * 1024
@@ -26,10 +28,14 @@ MAX_SESSIONS = 1 << 53
 MAX_COUNT = 1_000_000
 MAX_ASKED_FOR = 256
 
+MAX_HOLDS = 256
+MAX_HOSTS = 32
+
 NO_LOAD = Load()
 
 _CONTEXT = b"felloe node record v1\x00"
 
+_HELD = re.compile(r"[0-9a-f]{16}")
 _Shape = TypeVar("_Shape", bound=msgspec.Struct)
 
 
@@ -191,7 +197,16 @@ def _check_content(record: NodeRecord) -> None:
     for replica in record.replicas:
         if not is_model_name(replica.model.name) or not 0 <= replica.slots <= MAX_COUNT or replica.context < 0:
             raise BadRecord("bad replica")
+    if record.transfer is not None and not _is_dialable(record.transfer):
+        raise BadRecord("bad transfer endpoint")
+    if len(record.holds) > MAX_HOLDS or not all(map(_HELD.fullmatch, record.holds)):
+        raise BadRecord("bad content id")
     _check_text(msgspec.to_builtins(record, builtin_types=(bytes,)))
+
+
+def _is_dialable(endpoint: Endpoint) -> bool:
+    hosts = endpoint.hosts
+    return 0 < endpoint.port < 65536 and len(hosts) <= MAX_HOSTS and all(map(is_host, hosts))
 
 
 def _check_text(value: Any) -> None:

@@ -60,7 +60,7 @@ class HubClient:
         Raises what the hub answered with, `network_unreachable` when no hub is there, `deadline_exceeded` after
         `timeout` seconds, `body_too_large`, or `internal` when the answer is not an `answer`.
         """
-        return await _ask(self._connection, hub_service(service), question, answer, timeout)
+        return await ask_subject(self._connection, hub_service(service), question, answer, timeout)
 
 
 class NodeClient:
@@ -73,12 +73,13 @@ class NodeClient:
         self, node: NodeId, name: str, question: msgspec.Struct, answer: type[Answer], *, timeout: float = 5.0
     ) -> Answer:
         """Give `node` the command `name`; raises as `HubClient.ask`, with what the node answered."""
-        return await _ask(self._connection, command(node, name), question, answer, timeout)
+        return await ask_subject(self._connection, command(node, name), question, answer, timeout)
 
 
-async def _ask(
+async def ask_subject(
     connection: Connection, subject: str, question: msgspec.Struct, answer: type[Answer], timeout: float
 ) -> Answer:
+    """Ask whoever serves `subject`; raises as `HubClient.ask`."""
     data = msgspec.msgpack.encode(question)
     if len(data) > MAX_QUESTION_BYTES:
         raise FelloeError("body_too_large", f"the question to {subject} is too large")
@@ -94,16 +95,26 @@ async def _ask(
 
 
 class Services:
-    """Who answers: one handler a service, at most 64 questions at work, 16 of them for one asker.
+    """Who answers: one handler a service; where nothing else is said, 64 questions at work, 16 of them for one asker.
 
     More are refused as `overloaded`, and beyond 256 refusals under way dropped. Who asks is known by the inbox that is
     to get the answer. Nobody is authenticated by that: whoever names another's inbox uses up the other's share.
     """
 
-    def __init__(self, connection: Connection, subject: Callable[[str], str], queue: str = "") -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        subject: Callable[[str], str],
+        queue: str = "",
+        *,
+        most_at_work: int = MAX_AT_WORK,
+        most_per_asker: int = MAX_PER_ASKER,
+    ) -> None:
         self._connection = connection
         self._subject = subject
         self._queue = queue
+        self._most_at_work = most_at_work
+        self._most_per_asker = most_per_asker
         self._subscriptions: list[Subscription] = []
         self._at_work: dict[asyncio.Task[None], NodeId] = {}
         self._refusals: set[asyncio.Task[None]] = set()
@@ -126,7 +137,7 @@ class Services:
                 self._refuse(message.reply)
 
         subscription = await self._connection.subscribe(
-            self._subject(service), on_message, queue=self._queue, pending_messages=MAX_AT_WORK * 16
+            self._subject(service), on_message, queue=self._queue, pending_messages=self._most_at_work * 16
         )
         self._subscriptions.append(subscription)
 
@@ -142,7 +153,7 @@ class Services:
 
     def _has_room(self, asker: NodeId) -> bool:
         own = sum(other == asker for other in self._at_work.values())
-        return len(self._at_work) < MAX_AT_WORK and own < MAX_PER_ASKER
+        return len(self._at_work) < self._most_at_work and own < self._most_per_asker
 
     def _refuse(self, reply: str) -> None:
         if len(self._refusals) >= MAX_REFUSALS:

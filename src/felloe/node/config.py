@@ -36,9 +36,10 @@ class ApiConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class PeerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a hub offers to other nodes. `advertise` lists the host names or addresses they dial.
+    """What a node offers to other nodes. `advertise` lists the host names or addresses they dial.
 
-    `hub` says whether this node may become one; `state_port` and the port after it are both used.
+    All nodes let members fetch models at `transfer_port`; the other ports are a hub's. `hub` says whether this node may
+    become one; `state_port` and the port after it are both used.
     """
 
     host: str = "0.0.0.0"  # noqa: S104 - TLS and a credential guard it; spokes must be able to reach a hub
@@ -46,6 +47,7 @@ class PeerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     mesh_port: int = 8472
     route_port: int = 8473
     state_port: int = 8474
+    transfer_port: int = 8476
     advertise: tuple[str, ...] = ()
     hub: bool = True
 
@@ -64,6 +66,22 @@ class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """The model store. `quota` in bytes: what pulled models may take up; 0: as much as the disk has."""
 
     quota: int = 0
+
+
+class TransferConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How fast models go to and come from other nodes, in bytes a second; 0: as fast as the line is.
+
+    Without an `upload_rate`, uploads still give way while this node answers requests.
+    """
+
+    upload_rate: int = 0
+    download_rate: int = 0
+
+
+class CatalogConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Approvals. `approve_pulls`: what is pulled here is approved by this node's curator, who alone decides."""
+
+    approve_pulls: bool = True
 
 
 class UpstreamConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -90,12 +108,14 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     engine: EngineConfig = field(default_factory=EngineConfig)
     sources: SourceSettings = field(default_factory=SourceSettings)
     store: StoreConfig = field(default_factory=StoreConfig)
+    catalog: CatalogConfig = field(default_factory=CatalogConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     upstreams: dict[str, UpstreamConfig] = field(default_factory=dict[str, UpstreamConfig])
 
 
 HUB_COUNTS = {"auto": 0, "1": 1, "3": 3, "5": 5}
-_SECTIONS = ("api", "peer", "engine", "store", "sources")
-_PORTS = ("api.port", "peer.port", "peer.mesh_port", "peer.route_port", "peer.state_port")
+_SECTIONS = ("api", "peer", "engine", "store", "sources", "catalog", "transfer")
+_PORTS = ("api.port", *(f"peer.{name}" for name in ("port", "mesh_port", "route_port", "state_port", "transfer_port")))
 # Read elsewhere, and therefore no overrides of a setting.
 _OTHER_VARIABLES = frozenset({"FELLOE_HOME", "FELLOE_API_KEY", "FELLOE_LOG_LEVEL", REGISTRIES_VARIABLE})
 
@@ -149,7 +169,9 @@ def _value_of(variable: str, key: str, section: str, text: str) -> object:
         "peer": PeerConfig,
         "engine": EngineConfig,
         "store": StoreConfig,
+        "catalog": CatalogConfig,
         "sources": SourceSettings,
+        "transfer": TransferConfig,
     }.get(section, NodeConfig)
     known = {item.name: item for item in msgspec.structs.fields(owner)}
     if key not in known or key in (*_SECTIONS, "upstreams"):
@@ -200,6 +222,8 @@ def check_config(config: NodeConfig) -> None:
         refuse("engine.context and engine.threads", "are 0 (choose) or more")
     if config.store.quota < 0:
         refuse("store.quota", "is 0 (as much as the disk has) or a number of bytes")
+    if config.transfer.upload_rate < 0 or config.transfer.download_rate < 0:
+        refuse("transfer.upload_rate and transfer.download_rate", "are 0 (no limit) or a number of bytes a second")
     if not 1 <= config.api.request_seconds <= 86_400:
         refuse("api.request_seconds", "is between 1 and 86400")
     for model in config.models:

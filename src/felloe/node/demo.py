@@ -15,7 +15,14 @@ import httpx
 import msgspec
 import tomli_w
 
-from felloe.console.messages import InvitationCreated, InvitationRequest, Status
+from felloe.console.messages import (
+    ErrorBody,
+    InvitationCreated,
+    InvitationRequest,
+    Progress,
+    PullRequest,
+    Status,
+)
 from felloe.console.model_messages import ModelRow
 from felloe.domain.errors import FelloeError
 from felloe.host.files import make_private_directory
@@ -127,6 +134,7 @@ class Demo:
         say("starting the hub ...")
         await self.hub.start("up")
         await _until(self.hub, lambda: _is_connected(self.hub))
+        await self._approve()
         async with self.hub.operator() as operator:
             wanted = InvitationRequest(uses=len(self.spokes))
             reply = await operator.post("/invitations/create", content=msgspec.json.encode(wanted))
@@ -139,6 +147,20 @@ class Demo:
         await _until(self.hub, lambda: _both_serve(self.hub, len(self.spokes)))
         async with self.hub.operator() as operator:
             return (await _models(operator))[0].model.name
+
+    async def _approve(self) -> None:
+        """Pull the model on the hub: as the network's only curator it approves what it pulls, so spokes may load it.
+
+        Raises what the hub answers.
+        """
+        async with self.hub.operator() as operator:
+            reply = await operator.post("/models/pull", content=msgspec.json.encode(PullRequest(str(self._model))))
+        if reply.status_code != 200:
+            refused = msgspec.json.decode(reply.content, type=ErrorBody)
+        else:
+            refused = msgspec.json.decode(reply.content.splitlines()[-1], type=Progress).error
+        if refused is not None:
+            raise FelloeError(refused.code, refused.detail)
 
     async def wait(self) -> DemoNode:
         """Return the first node whose process ends by itself."""

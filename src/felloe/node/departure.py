@@ -6,6 +6,8 @@ from pathlib import Path
 
 import httpx
 
+from felloe.catalog.approval.curator_key import CuratorKey
+from felloe.catalog.approval.trusted import TrustedCatalog
 from felloe.domain.errors import FelloeError
 from felloe.host.files import HomeLock
 from felloe.hubs.records import HUBS, HubSet, decode
@@ -22,13 +24,17 @@ _TELL_SECONDS = 15.0
 def describe(folder: Path, *, force: bool = False) -> str:
     """What leaving means for the node of this home.
 
-    Raises `bad_state` when it is in no network, and without `force` `wrong_node` on a hub that is not the only one.
+    Raises `bad_state` when it is in no network, and without `force` `wrong_node` on a hub that is not the only one, or
+    when nobody could approve a model any more.
     """
     home = Home(folder)
     files = NetworkFiles(home)
     membership = _membership(files, folder)
     if membership.role != "hub":
-        return f"This node leaves network {membership.network}; to come back it needs a new invitation."
+        return (
+            f"This node leaves network {membership.network}; to come back it needs a new invitation."
+            f"{_curators_loss(files, home, force=force)}"
+        )
     others = _other_hubs(files, home, membership)
     if not others:
         return (
@@ -69,6 +75,25 @@ def _membership(files: NetworkFiles, folder: Path) -> Membership:
     if membership is None:
         raise FelloeError("bad_state", f"the node in {folder} belongs to no network")
     return membership
+
+
+def _curators_loss(files: NetworkFiles, home: Home, *, force: bool) -> str:
+    """A sentence on what goes with the curator's key of this node; empty where there is none that counts."""
+    key, trust = CuratorKey.load(files.curator_key_path), files.trust()
+    if key is None or trust is None:
+        return ""
+    catalog = TrustedCatalog(home.catalog, trust.catalog)
+    catalog.open()
+    known = catalog.approvals
+    if known is None or known.curator(key.public_key) is None:
+        return ""
+    if len(known.curators) <= known.threshold and not force:
+        raise FelloeError(
+            "wrong_node",
+            f"{known.threshold} curators must agree, and without the key of this node too few are left: nothing could "
+            "be approved any more; `felloe curators add` somebody first (--force leaves at once)",
+        )
+    return " Its curator's key is deleted, too."
 
 
 def _other_hubs(files: NetworkFiles, home: Home, membership: Membership) -> list[str]:

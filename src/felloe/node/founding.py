@@ -8,14 +8,19 @@ import time
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from felloe.catalog.approval.curator_key import CuratorKey
+from felloe.catalog.approval.metadata import found as found_catalog
+from felloe.catalog.approval.metadata import pin_of
+from felloe.domain.approval import Bundle
 from felloe.domain.ids import NodeId, id_from_public_key
 from felloe.domain.roster import Endpoints
 from felloe.host.addresses import reachable_addresses
 from felloe.hubs.addresses import mesh_urls, peer_addresses
-from felloe.hubs.records import HUBS, MEMBER, Generation, Hub, HubSet, encode
+from felloe.hubs.records import CATALOG, HUBS, MEMBER, Generation, Hub, HubSet, encode
 from felloe.hubs.saved_state import SAVED_NAME, write_saved
 from felloe.hubs.store import Entry
 from felloe.hubs.topics import TRUST
+from felloe.mesh.authority import NetworkAuthority
 from felloe.mesh.membership import ListedMember, Membership
 from felloe.mesh.rotation import found
 from felloe.node.config import HUB_COUNTS, NodeConfig, PeerConfig
@@ -56,11 +61,19 @@ def endpoints(peer: PeerConfig) -> Endpoints:
 
 
 def found_network(files: NetworkFiles, config: NodeConfig, name: str) -> Membership:
-    """Make a new network with this node as its hub; stored when this returns."""
+    """Make a new network with this node as its hub and its owner as the one curator; stored when this returns."""
     now = time.time()
     public_key = raw_public_key(files.node_key())
     node = NodeId(id_from_public_key(public_key))
-    keys = found(now)
+    path = files.curator_key_path
+    curator = CuratorKey.load(path) or CuratorKey.create(path)
+    catalogs: list[Bundle] = []
+
+    def pin_catalog(authority: NetworkAuthority) -> bytes:
+        catalogs.append(found_catalog(name, curator, authority, now))
+        return pin_of(catalogs[0])
+
+    keys = found(now, pin_catalog)
     files.save_keys(keys)
     where = endpoints(config.peer)
     files.save_credential(keys.authority.issue(public_key, "hub", now, addresses=where.hosts))
@@ -73,6 +86,7 @@ def found_network(files: NetworkFiles, config: NodeConfig, name: str) -> Members
             MEMBER + node: Entry(encode(member), 0),
             HUBS: Entry(encode(HubSet(hubs=(hub,), wanted=HUB_COUNTS[config.hubs])), 0),
             TRUST: Entry(keys.trust.encoded, 0),
+            CATALOG: Entry(catalogs[0].encode(), 0),
         },
     )
     membership = Membership(

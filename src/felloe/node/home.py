@@ -20,6 +20,7 @@ class Home:
         self.keys = folder / "keys"
         self.models = folder / "models"
         self.state = folder / "state"
+        self.catalog = self.state / "catalog"
         self.logs = folder / "logs"
         self.lock = folder / "lock"
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, NoReturn
 import msgspec
 
 from felloe import __version__
+from felloe.catalog.approval.maker import Maker
+from felloe.domain.approval import Bundle
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
 from felloe.domain.roster import Endpoints
@@ -22,6 +24,7 @@ from felloe.hubs.addresses import (
     message_routes,
     state_routes,
 )
+from felloe.hubs.catalog_book import CatalogBook, Issuer
 from felloe.hubs.changes import HubChanges
 from felloe.hubs.invitations import InvitationBook
 from felloe.hubs.lease import Leadership
@@ -69,10 +72,12 @@ class HubPlace(NamedTuple):
 class Hub:
     """The hub's servers and services: `start_servers` before the node connects, `start_services` after.
 
-    `saved` is what this hub knows of the state when it starts.
+    `saved` is what this hub knows of the state when it starts, `trusted` gives the catalogue that this node believes.
     """
 
-    def __init__(self, place: HubPlace, identity: Identity, saved: SavedState) -> None:
+    def __init__(
+        self, place: HubPlace, identity: Identity, saved: SavedState, trusted: Callable[[], Bundle | None]
+    ) -> None:
         self.place = place
         self.identity = identity
         files = identity.files
@@ -82,6 +87,9 @@ class Hub:
         self.state = NetworkState(self._state_place(), saved, save=files.saver(SAVED_NAME), routes=self._state_routes)
         self.members = MemberBook(self.state)
         self.invitations = InvitationBook(self.state)
+        self.catalog = CatalogBook(
+            self.state, self.members, Maker(), issuer=self._issuer, trusted=trusted, now=time.time
+        )
         self._messages = MessageServer(
             place.home,
             identity.membership.node,
@@ -157,6 +165,7 @@ class Hub:
         await roster.serve(self._services)
         self._topics = Topics(self.state, connection)
         await self._topics.start(self._services)
+        await self.catalog.serve(self._services)
         self._system = Connection(
             self.own_urls,
             identity.membership.node,
@@ -199,6 +208,7 @@ class Hub:
         self._leading = [
             asyncio.create_task(self.leadership.run(), name="leadership"),
             asyncio.create_task(upkeep.run(self.leadership), name="hub-upkeep"),
+            asyncio.create_task(self.catalog.run(self._leads), name="hub-catalog"),
         ]
 
     async def stop(self) -> None:
@@ -231,7 +241,15 @@ class Hub:
     def trust_changed(self) -> None:
         """Other issuers are trusted, or this hub signs with other keys: the servers take that up."""
         self._write_issuers()
+        self.catalog.wake()
         self._do(self._reload)
+
+    def _leads(self) -> bool:
+        return self.leadership is not None and self.leadership.term() is not None
+
+    def _issuer(self) -> Issuer:
+        trust = self.trust
+        return Issuer(trust.issuer_key, trust.list.issued_at, self.authority)
 
     def _addresses(self) -> HubAddresses:
         hubs = self.hubs.hubs

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from felloe.domain.approval import Bundle
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
 from felloe.hubs.addresses import all_mesh_urls, all_peer_addresses
@@ -35,7 +36,10 @@ _LINE_SECONDS = 10.0
 
 
 class HubRole:
-    """Owns the `Hub` of this node, when it is one. `changed` is told that it has become one or ceased to be one."""
+    """Owns the `Hub` of this node, when it is one. `changed` is told that it has become one or ceased to be one.
+
+    `trusted` gives the catalogue of models that this node believes.
+    """
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class HubRole:
         follower: StateFollower,
         *,
         changed: Callable[[], None],
+        trusted: Callable[[], Bundle | None],
     ) -> None:
         self._place = place
         self._identity = identity
@@ -54,6 +59,7 @@ class HubRole:
         self._roster = roster
         self._exchange = exchange
         self._tell_changed = changed
+        self._trusted = trusted
         self._follower = follower
         self._wake = asyncio.Event()
         self._doubted_at = time.monotonic()
@@ -66,7 +72,7 @@ class HubRole:
         saved = read_saved(self._identity.files.read_state(SAVED_NAME), path)
         if saved is None:
             raise FelloeError("bad_state", f"this node is a hub, but {path} is missing")
-        return Hub(self._place, self._identity, saved)
+        return Hub(self._place, self._identity, saved, self._trusted)
 
     @property
     def hubs_to_choose(self) -> HubSet | None:
@@ -211,7 +217,7 @@ class HubRole:
         await self._identity.ask_others()
         if self._identity.membership.role != "hub":
             raise FelloeError("network_unreachable", "the hubs have not all heard yet that this node is to be a hub")
-        hub, trust = Hub(self._place, self._identity, saved), self._identity.trust
+        hub, trust = Hub(self._place, self._identity, saved, self._trusted), self._identity.trust
         hub.state.generations.learn(None, self._next())
         try:
             await hub.start_servers()

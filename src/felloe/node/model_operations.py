@@ -1,14 +1,22 @@
 """What an owner sees and does about the models in this node's store, carried out on the parts of a running node."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from felloe.catalog.manifests import content_id
 from felloe.catalog.rules import model_of
 from felloe.catalog.store import Verified
+from felloe.console.catalog_messages import CatalogRow
 from felloe.console.messages import NameRequest, Nothing
 from felloe.console.model_messages import CleanedRow, DamagedRow, ModelRow, VerifiedRow, VerifyStep
 from felloe.domain.errors import FelloeError
+from felloe.domain.ids import ModelName
+from felloe.domain.models import Model
+from felloe.node.catalog_operations import CatalogOperations
+from felloe.node.transfer_peers import HELD_DIGITS
 
 if TYPE_CHECKING:
     from felloe.node.node import Node
@@ -17,26 +25,54 @@ if TYPE_CHECKING:
 class ModelOperations:
     """Implements the console's `ModelOperations` for one node."""
 
-    def __init__(self, node: "Node") -> None:
+    def __init__(self, node: "Node", catalog: CatalogOperations) -> None:
         self._node = node
+        self._catalog = catalog
 
     async def list(self) -> "list[ModelRow]":
         """Models of the store and of every living node."""
+        approvals = await self._catalog.glance()
+        by_content = {row.content: row for row in approvals}
+        by_name = {row.name: row for row in approvals if row.standing in ("approved", "expired")}
         rows = {
             kept.entry.name: ModelRow(
                 model=model_of(kept.manifest),
                 stored=True,
                 replicas={},
+                held_by=self._holders(content := content_id(kept.manifest)),
                 pinned=kept.entry.pinned,
                 problem=kept.problem,
+                approval=by_content.get(content),
             )
             for kept in self._node.store.kept()
         }
         for member in self._node.roster.snapshot().members.values():
             for replica in member.record.replicas if member.alive else ():
-                row = rows.setdefault(replica.model.name, ModelRow(model=replica.model, stored=False, replicas={}))
+                model = replica.model
+                # What only an upstream server knows needs no approval.
+                row = rows.setdefault(
+                    model.name, self._elsewhere(model, by_name.get(model.name) if model.digest else None)
+                )
                 row.replicas[member.record.name] = replica.state
+        for row in by_name.values():
+            if row.name not in rows and self._holders(row.content):
+                rows[ModelName(row.name)] = self._elsewhere(_listed(row), row)
         return [rows[name] for name in sorted(rows)]
+
+    def _elsewhere(self, model: Model, approval: CatalogRow | None) -> ModelRow:
+        held_by = () if approval is None else self._holders(approval.content)
+        return ModelRow(model=model, stored=False, replicas={}, held_by=held_by, approval=approval)
+
+    def _holders(self, content: str) -> tuple[str, ...]:
+        """The other living nodes that say that they have this content, by name."""
+        roster = self._node.roster.snapshot()
+        return tuple(
+            sorted(
+                member.record.name
+                for node, member in roster.members.items()
+                if member.alive and node != roster.this and content[:HELD_DIGITS] in member.record.holds
+            )
+        )
 
     async def remove(self, request: NameRequest) -> Nothing:
         """Delete a model from the store; one that is loaded is refused."""
@@ -61,10 +97,10 @@ class ModelOperations:
         return CleanedRow(tuple(cleaned.models), cleaned.freed)
 
     async def verify(self, request: NameRequest) -> AsyncGenerator[VerifyStep, None]:
-        """Read every byte of one model, or of all; ends with what was found."""
+        """Read every byte of one model, or of all, and repair what other nodes have; ends with what was found."""
         steps: asyncio.Queue[VerifyStep] = asyncio.Queue()
         work = asyncio.ensure_future(
-            self._node.store.verify(
+            self._verified(
                 request.name or None, lambda done, total: steps.put_nowait(VerifyStep(done=done, total=total))
             )
         )
@@ -74,11 +110,31 @@ class ModelOperations:
                 step = await steps.get()
                 if step.total:
                     yield step
-            yield VerifyStep(models=tuple(self._row(verified) for verified in await work))
+            yield VerifyStep(models=await work)
         finally:
             work.cancel()
+
+    async def _verified(self, name: str | None, told: Callable[[int, int], None]) -> tuple[VerifiedRow, ...]:
+        rows = [self._row(verified) for verified in await self._node.store.verify(name, told)]
+        for place, row in enumerate(rows):
+            if row.damaged:
+                rows[place] = replace(row, repaired=await self._node.transfer.repair(row.name, told))
+        return tuple(rows)
 
     def _row(self, verified: Verified) -> VerifiedRow:
         damaged = tuple(DamagedRow(file.path, file.bad_chunks) for file in verified.damaged)
         loaded = verified.name in self._node.loading.loaded()
         return VerifiedRow(name=verified.name, damaged=damaged, source=verified.source, loaded=loaded)
+
+
+def _listed(row: CatalogRow) -> Model:
+    """What a catalogue says of a model that is on other nodes only."""
+    return Model(
+        name=ModelName(row.name),
+        digest="",
+        size=row.size,
+        architecture=row.architecture,
+        quantisation=row.quantisation,
+        context=0,
+        capabilities=(),
+    )

@@ -31,6 +31,7 @@ _CERTIFICATE = "node.crt"
 _ROOT = "network-root.pem"
 _NEXT_ROOT = "network-root.next.pem"
 _SIGNING_KEYS = "network-keys.json"
+_CURATOR_KEY = "curator.pem"
 
 Kept = TypeVar("Kept", Membership, Credential)
 
@@ -49,6 +50,7 @@ class NetworkFiles:
         self._home = home
         self.certificate_path = home.keys / _CERTIFICATE
         self.key_path = home.keys / _NODE_KEY
+        self.curator_key_path = home.keys / _CURATOR_KEY
         self._membership_path = home.state / "membership.json"
         self._trust_path = home.state / "trust.json"
 
@@ -193,6 +195,7 @@ class NetworkFiles:
         """Delete the membership first, then every key and what belonged to the network."""
         self._membership_path.unlink(missing_ok=True)
         self.forget_state()
+        shutil.rmtree(self._home.catalog, ignore_errors=True)
         for path in (*self._home.keys.iterdir(), *self._home.state.glob("*.json")):
             if path.is_file():
                 path.unlink()

@@ -7,23 +7,19 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from felloe import __version__
+from felloe.catalog.approval.trusted import TrustedCatalog
 from felloe.catalog.sources.service import Sources
 from felloe.catalog.store import ModelStore
 from felloe.console.operator import create_operator_app
 from felloe.domain.errors import FelloeError
-from felloe.domain.models import Model
 from felloe.domain.roster import NodeRecord
 from felloe.engines.service import Engines
-from felloe.gateway.config import GatewayConfig, Limits, Listener, NodeStatus
 from felloe.gateway.keys import ApiKeys, KeyRecord
-from felloe.gateway.metrics import Metrics
-from felloe.gateway.server import Gateway
 from felloe.host.hardware import detect
 from felloe.hubs.probe import TrialListener, TrialRequest
 from felloe.hubs.topics import KEYS
@@ -32,11 +28,15 @@ from felloe.mesh.connection import Connection
 from felloe.mesh.exchange import Exchange
 from felloe.mesh.membership import Membership
 from felloe.mesh.roster_service import RosterService
-from felloe.mesh.services import NodeCommands
+from felloe.mesh.services import HubClient, NodeCommands
 from felloe.mesh.state import StateFollower
+from felloe.node.approvals import NodeApprovals
+from felloe.node.catalog_reader import BookReader
 from felloe.node.commands import DRAIN, DrainCommand, DrainOrder
 from felloe.node.config import NodeConfig
+from felloe.node.curating import Curating
 from felloe.node.draining import Draining
+from felloe.node.edge import create_gateway
 from felloe.node.founding import endpoints
 from felloe.node.home import Home
 from felloe.node.http_server import NodeServer, listen_on_path
@@ -49,13 +49,13 @@ from felloe.node.network_files import NetworkFiles
 from felloe.node.operations import NodeOperations
 from felloe.node.pulling import Pulling
 from felloe.node.stopping import safely
+from felloe.node.transfer import Transfer
 from felloe.node.upstreams import Upstreams
 from felloe.privacy.sealing import SealingKeys, seal
 from felloe.routing.admission import Admission
 from felloe.routing.answering import AnsweringService
 from felloe.routing.remote import RemoteAnswers
 from felloe.routing.router import Router
-from felloe.routing.rules import spoken_versions
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +92,16 @@ class Node:
             quota=config.store.quota,
             loaded=lambda: self.loading.wanted(),
         )
+        self.approvals = NodeApprovals(TrustedCatalog(home.catalog, self.identity.trust.catalog))
+        hubs = HubClient(self.connection)
+        self.curating = Curating(
+            hubs,
+            self.approvals,
+            self.store,
+            BookReader(hubs, self.approvals, lambda: self.identity.trust),
+            files.curator_key_path,
+            approve_pulls=config.catalog.approve_pulls,
+        )
         self.engines = Engines(
             state_folder=home.operator_socket.parent,
             log_folder=home.logs,
@@ -99,9 +109,26 @@ class Node:
             crashes_path=home.state / "engine-crashes.json",
         )
         sources = Sources(config.sources, self.store, agent=f"felloe/{__version__}")
-        self.pulling = Pulling(sources, self.store)
+        self.transfer = Transfer(
+            config,
+            self.identity,
+            self.connection,
+            self.store,
+            self.approvals.catalog,
+            home.state / "peers-banned.json",
+            roster=lambda: self.roster.snapshot(),
+            is_busy=lambda: any(self.admission.load().active.values()),
+            may_ask=lambda node: node not in self.roster.banned,
+            changed=self._tell_of_self,
+        )
+        self.pulling = Pulling(sources, self.store, self.curating.arrived, self.transfer.pull)
         self.loading = Loading(
-            home.state / "loaded.json", self.store, self.engines, config.engine, pull=self.pulling.take
+            home.state / "loaded.json",
+            self.store,
+            self.engines,
+            config.engine,
+            pull=self.pulling.take,
+            gate=self.approvals.check,
         )
         self.upstreams = Upstreams(home.state / "upstreams.json", self.engines, config.upstreams)
         self.admission = Admission(self.engines, queue_limit=config.engine.queue)
@@ -117,7 +144,8 @@ class Node:
             self.roster,
             self.exchange,
             self.state,
-            changed=self._role_changed,
+            changed=self._tell_of_self,
+            trusted=lambda: self.approvals.catalog.bundle,
         )
         self.isolation = Isolation(
             self.connection,
@@ -128,9 +156,7 @@ class Node:
         )
         self.router = Router(self.roster, self.admission, RemoteAnswers(self.exchange, seal), settled=self._is_settled)
         self.keys = ApiKeys(home.state / "api-keys.json")
-        self.gateway = Gateway(
-            _gateway_config(config), self.router, self.ready_models, self.keys, self._gateway_status, self._metrics()
-        )
+        self.gateway = create_gateway(self)
         self.draining = Draining(self.admission, self.gateway, self.exchange, self.roster, stop=self.stopping.set)
         self._operator: NodeServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -146,6 +172,10 @@ class Node:
         self.roster.on_double(self._yield_to_twin)
         self.connection.on_refusal(self.identity.note_refused)
         self.engines.on_change(self._replicas_changed)
+        self.approvals.on_change(self.loading.approvals_changed)
+        self.approvals.on_change(self._tell_of_self)
+        self.identity.on_trust(self.curating.look_again)
+        self.connection.on_up(self.curating.look_again)
         self.admission.on_change(lambda: self.roster.set_load(self.admission.load))
 
     async def start(self, models: list[str], say: Callable[[str], None]) -> None:
@@ -163,17 +193,25 @@ class Node:
         await self.role.start_servers()
         await self.connection.start(wait_seconds=15.0 if self.hub is not None else None)
         await self.exchange.start()
+        await self.transfer.start()
+        self.roster.set_record(self._record())
         await self.roster.start()
         await self.role.start_services()
         if self.config.peer.hub:
             await self.commands.serve(TRIAL, TrialRequest, self.trial.on_request)
         await self.commands.serve(DRAIN, DrainOrder, DrainCommand(self.draining).on_request)
         await self.state.follow(KEYS, self._network_keys)
+        await self.approvals.start(self.state)
+        await self.curating.start(self.state)
         await self.gateway.start()
         await self._start_operator()
         self._spawn(keeper.run(), "credential")
         self._spawn(self.role.run(), "role")
         self._spawn(self.isolation.run(), "isolation")
+        self._spawn(self.approvals.run(), "approvals")
+        self._spawn(self.curating.run(), "curating")
+        self._spawn(self.loading.run(), "loading")
+        self._spawn(self.transfer.run(), "transfer")
         self._spawn(self._keep_house(), "housekeeping")
         self._spawn(self._load(models, say), "models")
 
@@ -187,6 +225,7 @@ class Node:
             partial(self.gateway.stop, _GRACE_SECONDS),
             self._drain,
             self.exchange.close,
+            self.transfer.stop,
             self.state.close,
             self.commands.close,
             self.engines.close,
@@ -217,17 +256,6 @@ class Node:
         """What makes this node a hub, while it is one."""
         return self.role.hub
 
-    def ready_models(self) -> list[Model]:
-        """The models that some living node serves now, one row a name."""
-        found: dict[str, Model] = {}
-        roster = self.roster.snapshot()
-        spoken = spoken_versions(__version__, roster)
-        for member in roster.members.values():
-            for replica in member.record.replicas if member.alive and member.record.version in spoken else ():
-                if replica.state == "ready":
-                    found.setdefault(replica.model.name, replica.model)
-        return [found[name] for name in sorted(found)]
-
     def _record(self) -> NodeRecord:
         return NodeRecord(
             id=self.membership.node,
@@ -241,39 +269,9 @@ class Node:
             started_at=self.started_at,
             issued_at=0,
             endpoints=self.endpoints if self.config.peer.hub else None,
+            transfer=self.transfer.place,
+            holds=self.transfer.holds(),
         )
-
-    def _metrics(self) -> Metrics:
-        """The gateway's counters, and what the other parts can tell in a number."""
-        metrics, routed = Metrics(), self.router.stats
-        for name, text, read in (
-            ("felloe_hub_connected", "1 while a hub is connected.", lambda: float(self.connection.is_up)),
-            ("felloe_nodes_alive", "Living nodes in the roster.", self._living_nodes),
-            (
-                "felloe_active_requests",
-                "Requests this node is answering.",
-                lambda: sum(self.admission.load().active.values()),
-            ),
-            (
-                "felloe_waiting_requests",
-                "Requests that wait here.",
-                lambda: sum(self.admission.load().waiting.values()),
-            ),
-            ("felloe_attempts_local", "Requests given to this node's replicas.", lambda: routed().local),
-            ("felloe_attempts_remote", "Requests given to other nodes.", lambda: routed().remote),
-            ("felloe_answers_resumed", "Answers that went on at another replica.", lambda: routed().resumed),
-            ("felloe_answers_broken", "Answers that could not go on.", lambda: routed().broken),
-            (
-                "felloe_resume_gap_seconds",
-                "Time that clients waited for answers to go on.",
-                lambda: routed().gap_seconds,
-            ),
-        ):
-            metrics.gauge(name, text, read)
-        return metrics
-
-    def _living_nodes(self) -> float:
-        return sum(member.alive for member in self.roster.snapshot().members.values())
 
     def _is_settled(self) -> bool:
         """Whether this node has had the time to load its models and to hear of the others'."""
@@ -286,7 +284,7 @@ class Node:
             self.failure = FelloeError("already_running", f"another node runs with this node's key: {where}")
             self.stopping.set()
 
-    def _role_changed(self) -> None:
+    def _tell_of_self(self) -> None:
         self.roster.set_record(self._record())
 
     def _replicas_changed(self) -> None:
@@ -317,11 +315,6 @@ class Node:
         except (msgspec.MsgspecError, UnicodeDecodeError, FelloeError) as error:
             logger.error("the network's API keys cannot be used: %s", type(error).__name__)
 
-    def _gateway_status(self) -> NodeStatus:
-        if self.connection.is_up or self.engines.replicas():
-            return NodeStatus(True)
-        return NodeStatus(False, "no hub can be reached and no model is loaded here")
-
     async def _start_operator(self) -> None:
         app = create_operator_app(NodeOperations(self))
         self._operator = NodeServer(app, listen_on_path(self.home.operator_socket))
@@ -329,20 +322,3 @@ class Node:
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work, name=name))
-
-
-def _gateway_config(config: NodeConfig) -> GatewayConfig:
-    api = config.api
-    listener = Listener(
-        host=api.host,
-        port=api.port,
-        certificate=Path(api.tls_certificate).expanduser() if api.tls_certificate else None,
-        private_key=Path(api.tls_key).expanduser() if api.tls_key else None,
-    )
-    return GatewayConfig(
-        listeners=(listener,),
-        require_key=api.require_key,
-        origins=api.cors_origins,
-        host_names=api.names,
-        limits=Limits(deadline_seconds=api.request_seconds),
-    )

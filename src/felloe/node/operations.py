@@ -38,6 +38,7 @@ from felloe.hubs.addresses import all_peer_addresses
 from felloe.hubs.topics import KEYS
 from felloe.mesh.join_token import MOST_ADDRESSES, Address, JoinToken, parse_address, write_token
 from felloe.mesh.services import NodeClient
+from felloe.node.catalog_operations import CatalogOperations
 from felloe.node.commands import RemoteDrain
 from felloe.node.hub import Hub
 from felloe.node.hub_operations import HubOperations
@@ -59,7 +60,8 @@ class NodeOperations:
         self._node = node
         self.hubs = HubOperations(node)
         self.root = RootOperations(node, self.hubs)
-        self.library = ModelOperations(node)
+        self.catalog = CatalogOperations(node)
+        self.library = ModelOperations(node, self.catalog)
         self._alone_since = 0.0 if node.connection.is_up else node.started_at
         node.connection.on_up(self._line_up)
         node.connection.on_down(self._line_down)
@@ -95,6 +97,7 @@ class NodeOperations:
         roster = self._node.roster.snapshot()
         now, leader = time.time(), self.hubs.leader()
         problems = {str(model): reason for model, reason in self._node.engines.problems().items()}
+        problems |= self._node.loading.problems()
         return [
             MemberRow(
                 record=member.record,
@@ -105,6 +108,7 @@ class NodeOperations:
                 note=gap(__version__, member.record.version),
                 leads=node == leader,
                 problems=problems if node == roster.this else {},
+                pulls=self._node.pulling.running() if node == roster.this else (),
             )
             for node, member in roster.members.items()
         ]

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import wire_catalog
 import wire_commands
 import wire_hubs
 import wire_network
 import wire_roster
 import wire_state
 import wire_streams
+import wire_transfer
 import wire_trust
 from wire_case import Case, meaning
 
@@ -22,7 +24,17 @@ from felloe import __version__
 CORPUS = Path(__file__).parent / "corpus"
 CASES: dict[str, Case] = {
     case.name: case
-    for part in (wire_roster, wire_streams, wire_hubs, wire_trust, wire_state, wire_network, wire_commands)
+    for part in (
+        wire_roster,
+        wire_streams,
+        wire_hubs,
+        wire_trust,
+        wire_state,
+        wire_network,
+        wire_commands,
+        wire_transfer,
+        wire_catalog,
+    )
     for case in part.CASES
 }
 

@@ -35,7 +35,8 @@ LOAD = Load(active={"tiny-python": 2}, waiting={"tiny-python": 1}, draining=True
 _RECORD_CONTEXT = b"felloe node record v1\x00"
 
 
-def _record() -> NodeRecord:
+def record() -> NodeRecord:
+    """A node that serves a model."""
     model = Model(
         name=ModelName("tiny-python"),
         digest=ModelDigest("sha256:" + "5a" * 32),
@@ -72,7 +73,7 @@ def _record() -> NodeRecord:
 
 
 def _signed() -> bytes:
-    return encode_record(_record(), NODE_KEY.sign)
+    return encode_record(record(), NODE_KEY.sign)
 
 
 def _read_page(data: bytes) -> Any:
@@ -86,7 +87,7 @@ def _read_page(data: bytes) -> Any:
     }
 
 
-def _newer_record(signed: bytes) -> bytes:
+def newer_record(signed: bytes) -> bytes:
     """The record with fields that only a newer version knows, at every depth, signed by the same node."""
     record = msgspec.msgpack.decode(msgspec.msgpack.decode(signed)[0])
     for part in (
@@ -107,7 +108,7 @@ def _grow_heartbeat(content: Any) -> None:
 
 
 def _grow_page(content: Any) -> None:
-    content[0][0][0] = _newer_record(content[0][0][0])
+    content[0][0][0] = newer_record(content[0][0][0])
     content[0][0][1].append("new")
     content[0][0].append("new")
     content.append("new")
@@ -127,7 +128,7 @@ def _read_digest(data: bytes) -> Any:
 def _grow_digest(content: Any) -> None:
     content[0][0][6].append("new")
     content[0][0].append("new")
-    content[2][0] = _newer_record(content[2][0])
+    content[2][0] = newer_record(content[2][0])
     content.append("new")
 
 
@@ -171,7 +172,7 @@ CASES = [
         "roster-record",
         _signed,
         decode_record,
-        grow=_newer_record,
+        grow=newer_record,
         refuse=changed(_unsigned),
     ),
     Case(

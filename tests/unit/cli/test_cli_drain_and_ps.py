@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from felloe.cli.client import OperatorClient
 from felloe.cli.main import create_app
-from felloe.console.messages import DrainRequest, DrainStep, MemberRow, Status
+from felloe.console.messages import DrainRequest, DrainStep, MemberRow, PullRow, Status
 from felloe.domain.errors import FelloeError
 from felloe.domain.roster import Load
 from felloe.host.files import HomeLock
@@ -131,3 +131,16 @@ def test_a_node_without_a_hub_says_that_it_is_alone(home: Home, monkeypatch: pyt
     )
     shown = CliRunner().invoke(create_app(), ["ps"])
     assert "no hub: serving this machine only since 2027-01-1" in shown.stdout
+
+
+def test_ps_shows_how_far_running_pulls_are(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    member = make_member(node_id(1), make_replica())
+    pulls = (
+        PullRow(reference="hf:owner/repo", file="m.gguf", done=10**9, total=4 * 10**9, rate=10**7, eta=300),
+        PullRow(reference="ollama:x:1", note="the server asks to wait"),
+    )
+    row = MemberRow(record=member.record, load=Load(), alive=True, this=True, silent_seconds=0, pulls=pulls)
+    answer(monkeypatch, row)
+    shown = CliRunner().invoke(create_app(), ["ps"]).stdout
+    assert "pulls hf:owner/repo: m.gguf 1.0 GB of 4.0 GB, 10.0 MB/s, 5:00 left" in shown
+    assert "pulls ollama:x:1: 0 B, the server asks to wait" in shown

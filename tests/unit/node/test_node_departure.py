@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from felloe.catalog.approval.trusted import TrustedCatalog
+from felloe.domain.approval import Bundle
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
 from felloe.domain.roster import Endpoints
-from felloe.hubs.records import HUBS, Generation, Hub, HubSet, encode
-from felloe.hubs.saved_state import SAVED_NAME, write_saved
+from felloe.host.files import make_private_directory
+from felloe.hubs.records import CATALOG, HUBS, Generation, Hub, HubSet, encode
+from felloe.hubs.saved_state import SAVED_NAME, read_saved, write_saved
 from felloe.hubs.store import Entry
 from felloe.node import departure
 from felloe.node.config import NodeConfig
@@ -33,6 +36,10 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def spoke(home: Home) -> Home:
+    return as_spoke(home)
+
+
+def as_spoke(home: Home) -> Home:
     files = NetworkFiles(home)
     membership = files.membership()
     assert membership is not None
@@ -69,6 +76,21 @@ def answer(monkeypatch: pytest.MonkeyPatch, problem: BaseException | None = None
 
     monkeypatch.setattr(departure, "leave", leave)
     return told
+
+
+async def test_the_last_curator_who_could_approve_does_not_leave_unawares(home: Home) -> None:
+    files = NetworkFiles(home)
+    saved, trust = read_saved(files.read_state(SAVED_NAME), home.state / SAVED_NAME), files.trust()
+    assert saved is not None and trust is not None
+    await TrustedCatalog(make_private_directory(home.catalog), trust.catalog).take(
+        Bundle.decode(saved.entries[CATALOG].value or b"")
+    )
+    as_spoke(home)
+    with pytest.raises(FelloeError, match="felloe curators add"):
+        describe(home.folder)
+    assert "curator's key is deleted" in describe(home.folder, force=True)
+    files.curator_key_path.unlink()
+    assert "curator" not in describe(home.folder)
 
 
 def test_the_only_hub_ends_the_network_and_tells_nobody(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

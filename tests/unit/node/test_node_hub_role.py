@@ -49,6 +49,7 @@ class World:
             nothing,
             cast(Any, follower),
             changed=lambda: None,
+            trusted=lambda: None,
         )
         self.hub = cast(Any, SimpleNamespace(stop=self.stop, stop_servers=self.stop))
 

@@ -45,6 +45,17 @@ class FewSources:
 class FewModels:
     def __init__(self) -> None:
         self.pins: list[str] = []
+        self.came: list[str] = []
+        self.asked: list[str] = []
+
+    async def arrived(self, name: ModelName) -> str:
+        self.came.append(name)
+        return "approved by anna"
+
+    async def from_peers(self, text: str, report: Callable[[PullProgress], None]) -> Model:
+        self.asked.append(text)
+        report(PullProgress(done=3, total=7, file="a.gguf"))
+        return MODEL
 
     async def set_pinned(self, name: str, pinned: bool) -> None:
         assert pinned
@@ -57,15 +68,35 @@ def sources() -> FewSources:
 
 
 def pulling(sources: FewSources, models: FewModels, **environment: str) -> Pulling:
-    return Pulling(cast(Sources, sources), cast(ModelStore, models), environment)
+    return Pulling(cast(Sources, sources), cast(ModelStore, models), models.arrived, models.from_peers, environment)
 
 
 async def test_the_last_step_has_the_model_and_it_is_pinned(sources: FewSources) -> None:
     models = FewModels()
     sources.go_on.set()
     steps = [step async for step in pulling(sources, models).steps(PullRequest("x.gguf", pin=True))]
-    assert steps == [Progress(1, 7, file="x.gguf", rate=2.0, eta=3.0), Progress(7, 7, MODEL)]
-    assert models.pins == ["tiny"]
+    assert steps == [
+        Progress(1, 7, file="x.gguf", rate=2.0, eta=3.0),
+        Progress(7, 7, MODEL, approval="approved by anna"),
+    ]
+    assert (models.pins, models.came) == (["tiny"], ["tiny"])
+
+
+async def test_a_running_pull_is_shown_until_it_ends_and_without_what_may_be_secret(sources: FewSources) -> None:
+    node = pulling(sources, FewModels())
+    steps = node.steps(PullRequest("https://example.org/x.gguf?token=secret"))
+    await anext(steps)
+    (shown,) = node.running()
+    assert (shown.reference, shown.done, shown.total, shown.eta) == ("https://example.org/x.gguf", 1, 7, 3.0)
+    await steps.aclose()
+    await until(lambda: node.running() == ())
+
+
+async def test_what_the_node_pulls_for_itself_is_published_too(sources: FewSources) -> None:
+    models = FewModels()
+    sources.go_on.set()
+    assert await pulling(sources, models).take("x.gguf") == MODEL
+    assert models.came == ["tiny"]
 
 
 async def test_a_failure_comes_after_the_steps(sources: FewSources) -> None:
@@ -91,3 +122,16 @@ async def test_the_users_token_goes_before_the_nodes_and_nothing_else_is_passed_
     assert [step async for step in node.steps(request)]
     assert sources.environment == {"HF_TOKEN": "user", "FELLOE_REGISTRY_CREDENTIALS": "a=b:c"}
     assert "user" not in repr(request)
+
+
+async def test_a_bare_name_comes_from_other_nodes(sources: FewSources) -> None:
+    models = FewModels()
+    steps = [step async for step in pulling(sources, models).steps(PullRequest("tiny", pin=True))]
+    assert steps == [Progress(3, 7, file="a.gguf"), Progress(7, 7, MODEL)]
+    assert (models.asked, models.pins, models.came) == (["tiny"], ["tiny"], [])
+
+
+async def test_what_comes_from_other_nodes_keeps_its_name(sources: FewSources) -> None:
+    with pytest.raises(FelloeError) as refused:
+        _ = [step async for step in pulling(sources, FewModels()).steps(PullRequest("tiny", "mine"))]
+    assert (refused.value.code, refused.value.param) == ("invalid_value", "name")
