@@ -24,10 +24,14 @@ $(VENV)/dev: $(VENV)/core requirements/dev.txt
 up: $(VENV)/core ## set up, then start the demo network: one hub, two spokes, the tiny model; Ctrl-C ends it
 	@$(BIN)/felloe demo
 
-# Some tests hold real processes to real seconds, which a busy machine may break: what fails is run once more, alone, and
-# has to pass then. Both runs are shown.
+# Most tests wait more than they work, so several run at once, but not those that hold whole machines full of processes to
+# real seconds. Even these a busy machine may break: what fails is run once more, alone, and has to pass then.
+ALONE = tests/conformance/engines tests/e2e tests/integration
+AGAIN = $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+
 test: check ## set up, check and test everything that is quick (under 12 minutes on 2 cores)
-	$(BIN)/python -m pytest || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ALONE:%=--ignore=%) || $(AGAIN)
+	$(BIN)/python -m pytest $(ALONE) || $(AGAIN)
 
 check: $(VENV)/dev ## formatting, lint, types, floors, and what the docs name
 	$(BIN)/ruff format --check .
