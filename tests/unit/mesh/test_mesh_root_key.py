@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -86,6 +87,15 @@ def test_a_wrong_or_missing_passphrase_is_named(root: RootKey, exported: bytes) 
     assert "needs its passphrase" in refusal(exported, "").detail
     assert "needs its passphrase" in refusal(exported, None).detail
     assert "not encrypted" in refusal(root.to_bytes()).detail
+
+
+def test_a_wrong_passphrase_that_seems_to_open_the_key_is_named(root: RootKey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its padding is right by chance, what is in it is not: as after one wrong passphrase in 256."""
+    no_key = SimpleNamespace(private_bytes=lambda *_: b"no key, but as long as one".ljust(48))
+    with monkeypatch.context() as patch:
+        patch.setattr(root, "_key", no_key)
+        exported = root.export(PASSPHRASE)
+    assert refusal(exported).code == "bad_passphrase"
 
 
 @pytest.mark.parametrize("passphrase", ["", "short", "x" * 1025])
