@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from felloe.catalog.incoming import Blob
 from felloe.catalog.journal import HASH_BYTES, Journal
+from felloe.catalog.promises import Promised
 from felloe.catalog.threads import to_the_end
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelDigest
@@ -24,17 +25,17 @@ from felloe.host.files import as_disk_error
 _SYNC_BYTES = 64 * 2**20
 
 
-class Gathering:
+class Gathering(Promised):
     """A blob that is being gathered. Made by `Blobs.gather`; one a digest.
 
     A call that was cancelled may still do its work; only `close` may follow it.
     """
 
     def __init__(self, file: "GatheredFile", keep: Callable[[Blob], Blob], closed: Callable[[], object]) -> None:
+        super().__init__()
         self._file = file
         self._keep = keep
         self._closed = closed
-        self._promised = 0
 
     @property
     def size(self) -> int:
@@ -55,15 +56,6 @@ class Gathering:
     def length(self) -> int:
         """Bytes of the chunks that are here."""
         return self._file.length
-
-    @property
-    def coming(self) -> int:
-        """Bytes that were promised room and are not here yet."""
-        return max(0, self._promised - self.length)
-
-    def promise(self, size: int) -> None:
-        """`size` bytes more are going to come, with this file and behind it, and have their room."""
-        self._promised = self.length + size
 
     async def put(self, chunk: int, data: bytes) -> bool:
         """Write a chunk; False, and nothing is written, when `data` is not that chunk. Raises `disk_full`."""

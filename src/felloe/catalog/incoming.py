@@ -17,6 +17,7 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from felloe.catalog.journal import Journal
+from felloe.catalog.promises import Promised
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelDigest
 from felloe.domain.manifest import CHUNK_BYTES, MOST_FILE_BYTES
@@ -36,32 +37,23 @@ class Blob(NamedTuple):
     chunks: tuple[bytes, ...]
 
 
-class Incoming:
+class Incoming(Promised):
     """A blob on its way in. Made by `Blobs.receive`; one writer a key, one call at a time.
 
     A call that was cancelled may still do its work; only `close` may follow it.
     """
 
     def __init__(self, file: "IncomingFile", keep: Callable[[Blob], Blob], closed: Callable[[], object]) -> None:
+        super().__init__()
         self._file = file
         self._keep = keep
         self._closed = closed
         self._buffer = bytearray()
-        self._promised = 0
 
     @property
     def length(self) -> int:
         """Bytes that are here and need not be sent again: where a source goes on."""
         return self._file.length + len(self._buffer)
-
-    @property
-    def coming(self) -> int:
-        """Bytes that were promised room and are not here yet."""
-        return max(0, self._promised - self.length)
-
-    def promise(self, size: int) -> None:
-        """`size` bytes more are going to come, with this file and behind it, and have their room."""
-        self._promised = self.length + size
 
     async def write(self, data: bytes) -> None:
         """Append. Raises `disk_full` and keeps what is there; raises `bad_model_file` beyond the announced size and

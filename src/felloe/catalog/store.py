@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -22,6 +22,7 @@ from felloe.catalog.checking import Checked
 from felloe.catalog.holdings import Holdings, Kept
 from felloe.catalog.intake import Facts, TakenFile
 from felloe.catalog.manifests import content_id
+from felloe.catalog.promises import Promised
 from felloe.catalog.rules import Candidate, choose_victims, model_of
 from felloe.catalog.stamps import Stamp, Stamps, stamp_of
 from felloe.catalog.threads import to_the_end
@@ -58,14 +59,6 @@ class Cleaned(NamedTuple):
 
     models: tuple[ModelName, ...]
     freed: int
-
-
-class Coming(Protocol):
-    """A file on its way in that room is kept for."""
-
-    def promise(self, size: int) -> None:
-        """`size` bytes more are going to come, with this file and behind it, and have their room."""
-        ...
 
 
 def _no_progress(_done: int, _total: int) -> None:
@@ -225,7 +218,7 @@ class ModelStore:
         """
         await self._change(self._remove, name)
 
-    async def make_room(self, size: int, coming: Coming | None = None) -> None:
+    async def make_room(self, size: int, coming: Promised | None = None) -> None:
         """Delete models that were not used for longest until `size` bytes more fit the quota and the disk.
 
         They count as taken until `coming`, the open file that brings them or the first of them, is closed. Raises
@@ -284,7 +277,7 @@ class ModelStore:
             raise FelloeError("invalid_value", f"{name} is being loaded; unload it first")
         self._holdings.remove(name)
 
-    def _make_room(self, size: int, coming: Coming | None, busy: Collection[str]) -> tuple[ModelName, ...] | None:
+    def _make_room(self, size: int, coming: Promised | None, busy: Collection[str]) -> tuple[ModelName, ...] | None:
         if coming is not None:
             coming.promise(0)  # what it was promised before is part of `size`
         victims = self._clean(size + self.blobs.promised_bytes(), busy)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from felloe import __version__
+from felloe.catalog.journal import HASH_BYTES
 from felloe.catalog.transfer.pacing import Pacer
 from felloe.catalog.transfer.peers import Came, Lied
 from felloe.domain.approval import MOST_BUNDLE_BYTES, MOST_ENVELOPE_BYTES
@@ -30,7 +31,6 @@ HELD_DIGITS = 16
 
 _UNDIALABLE_SECONDS = 180.0
 _PIECES_AT_ONCE = 4
-_HASH_BYTES = 32
 
 
 class RemotePeer:
@@ -55,7 +55,7 @@ class RemotePeer:
 
     async def chunks(self, digest: ModelDigest, count: int) -> bytes:
         """The hashes of a blob's `count` chunks."""
-        return await self._exactly(f"{_blob(digest)}/chunks", count * _HASH_BYTES)
+        return await self._exactly(f"{_blob(digest)}/chunks", count * HASH_BYTES)
 
     async def read(self, digest: ModelDigest, chunk: int, length: int, came: Came) -> bytes:
         """One chunk; `came` is told of each piece."""
