@@ -1,11 +1,11 @@
 """What clients of a node notice while it sends a model to another node, or fetches one: waits with and without.
 
 `PYTHONPATH=tests python benchmarks/transfer_latency.py [--layers N] [--rate 1gbit] [--seconds N] [--rounds N]
-[--streams N] [--folder DIR] [--json FILE]`. As root on Linux; it needs iproute2. The node that answers, its engine with
-the tiny model included, has the first half of this machine's cores; the other node and the clients have the rest, as if
-they were other machines, and there the clients go first. In each round the streams run some seconds alone, while the
-other node pulls a large model from this one, and while this one pulls it from the other, again and again; the order
-changes with each round.
+[--streams N] [--served N] [--folder DIR] [--json FILE]`. As root on Linux; it needs iproute2. The node that answers has
+the first half of this machine's cores, its engine included; the other node and the clients have the rest, as if they
+were other machines, and there the clients go first. In each round the streams run some seconds alone, while the other
+node pulls a large model from this one, and while this one pulls it from the other, again and again; the order changes
+with each round.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from big_model import write_big_model
 from chaos.nodes import ChaosNode
 from networks import TINY_MODEL
 
-BIG, TINY = "big", "tiny-python"
+BIG, SERVED = "big", "served"
 ALONE, SENDING, FETCHING = "alone", "while it sends", "while it fetches"
 
 
@@ -71,14 +71,14 @@ def stream(node: ChaosNode, cores: list[int], streams: int, seconds: float) -> d
     load = Path(__file__).with_name("stream_load.py")
     inside = node.place.prefix[: node.place.prefix.index("nice")]
     pinned = ["taskset", "--cpu-list", ",".join(map(str, cores))]
-    arguments = [node.base_url.removesuffix("/v1"), TINY, str(streams), str(seconds)]
+    arguments = [node.base_url.removesuffix("/v1"), SERVED, str(streams), str(seconds)]
     done = subprocess.run(
         [*inside, *pinned, sys.executable, str(load), *arguments], check=True, stdout=subprocess.PIPE, text=True
     )
     return dict(json.loads(done.stdout))
 
 
-def measure(lab: ShapedLab, source: Path, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def measure(lab: ShapedLab, source: Path, served: Path, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The waits by what went on meanwhile, with the bytes that the node sent and got."""
     cores = sorted(os.sched_getaffinity(0))
     ours, others = cores[: max(1, len(cores) // 2)], cores[len(cores) // 2 :]
@@ -88,15 +88,17 @@ def measure(lab: ShapedLab, source: Path, options: argparse.Namespace) -> dict[s
         kind: {"first": [], "gap": [], "failed": 0, "bytes": 0, "seconds": 0.0} for kind in (ALONE, SENDING, FETCHING)
     }
     with PlacedNetwork(lab) as network:
-        node, other = network.add("node", "--model", str(TINY_MODEL)), network.add("other")
+        node, other = network.add("node"), network.add("other")
         command(node, "pull", str(source), "--name", BIG)
+        command(node, "pull", str(served), "--name", SERVED)
+        command(node, "load", SERVED)
         wait_for_approval(other, BIG)
-        wait_until("the tiny model", lambda: stream(node, others, 1, 0.1)["failed"] == 0)
+        wait_until("the served model", lambda: stream(node, others, 1, 0.1)["failed"] == 0)
         for number in range(options.rounds):
             kinds = list(found) if number % 2 else list(found)[::-1]
             for kind in kinds:
                 puller = {SENDING: other, FETCHING: node}.get(kind)
-                _prepare(node, other, kind)
+                _prepare(node, other, kind, source.stat().st_size)
                 sender = other if kind == FETCHING else node
                 sent = lab.sent_bytes(sender.name)
                 with Pulls(puller):
@@ -109,17 +111,17 @@ def measure(lab: ShapedLab, source: Path, options: argparse.Namespace) -> dict[s
     return found
 
 
-def _prepare(node: ChaosNode, other: ChaosNode, kind: str) -> None:
+def _prepare(node: ChaosNode, other: ChaosNode, kind: str, size: int) -> None:
     """The one that is to fetch has not got the large model, the other one has."""
     holder, taker = (other, node) if kind == FETCHING else (node, other)
-    if not holds(holder):
+    if not holds(holder, size):
         command(holder, "pull", BIG)
     begin(taker, "models", "remove", BIG).communicate()
 
 
-def holds(node: ChaosNode) -> bool:
-    """Whether a node's store has the large model, whole."""
-    return any(len(path.name) == 64 for path in (node.home.models / "blobs").iterdir() if path.stat().st_size > 2**24)
+def holds(node: ChaosNode, size: int) -> bool:
+    """Whether a node's store has the large model of `size` bytes, whole."""
+    return any(len(path.name) == 64 for path in (node.home.models / "blobs").iterdir() if path.stat().st_size == size)
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -149,22 +151,34 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="of each window")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--streams", type=int, default=1, help="at once; the engine answers one after the other")
+    parser.add_argument(
+        "--served",
+        type=int,
+        default=2,
+        metavar="LAYERS",
+        help="of the model that answers, 0 for the tiny one with a thousand tokens a second (default: %(default)s)",
+    )
     parser.add_argument("--folder", type=Path, help="where the nodes' homes lie; default: the system's temporary one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the waits here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="felloe-bench-", dir=options.folder) as name:
         source = Path(name) / "big.gguf"
         write_big_model(source, options.layers)
+        served = TINY_MODEL
+        if options.served:
+            served = Path(name) / "served.gguf"
+            write_big_model(served, options.served)
         lab = ShapedLab(Path(name), options.rate)
         try:
-            found = measure(lab, source, options)
+            found = measure(lab, source, served, options)
         finally:
             lab.close()
     if options.json:
         options.json.write_text(json.dumps({"machine": machine.describe(), "waits": found}))
     print(f"{machine.describe()}\n")
     windows = f"{options.rounds} windows of {options.seconds:.0f} s each"
-    print(f"**{options.streams} streams on a node, links of {options.rate}, {windows}**\n")
+    answering = f"a model of {options.served} layers" if options.served else "the tiny model"
+    print(f"**{options.streams} streams from {answering}, links of {options.rate}, {windows}**\n")
     print(table(found))
 
 

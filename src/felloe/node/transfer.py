@@ -26,6 +26,7 @@ from felloe.domain.ids import ContentId, ModelDigest, NodeId
 from felloe.domain.manifest import Manifest
 from felloe.domain.models import Model
 from felloe.domain.roster import Endpoint, Roster
+from felloe.host.processor import IdleShare
 from felloe.mesh.connection import Connection
 from felloe.mesh.fetching import FetchAnswer, FetchQuestion, FetchServer
 from felloe.mesh.join_token import is_host
@@ -76,16 +77,16 @@ class Transfer:
         self._catalog = catalog
         self._changed = changed
         self._coming: dict[ContentId, Manifest] = {}
-        files, rates = identity.files, config.transfer
+        files, rates, idle = identity.files, config.transfer, IdleShare()
         tls = MemberTls(files.certificate_path, files.key_path, lambda: identity.trust)
         identity.keeper.on_change(lambda _: tls.refresh())
         identity.on_trust(tls.refresh)
-        self._finder = PeerFinder(connection, roster, tls, Pacer(rates.download_rate))
+        self._finder = PeerFinder(connection, roster, tls, Pacer(rates.download_rate, busy=is_busy, idle=idle))
         self._bans = Bans(bans, time.time)
         self._pulls = PeerPulls(
             store, self._bans, identity.membership.node, settings=SwarmSettings(download_rate=rates.download_rate)
         )
-        self._upload = Pacer(rates.upload_rate, busy=is_busy)
+        self._upload = Pacer(rates.upload_rate, busy=is_busy, idle=idle)
         self._serving = Serving(store, may_serve=self._may_serve, bundle=self._bundle)
         self._server = TransferServer(tls, self._serving.answer, self._upload, may_ask)
         self._questions = FetchServer(connection)

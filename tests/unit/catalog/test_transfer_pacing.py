@@ -51,14 +51,28 @@ async def test_without_a_rate_everything_passes_at_once() -> None:
     assert await seconds_for(Pacer(0, now=clock, sleep=clock.sleep), clock, 1000 * MIB) == 0
 
 
-async def test_while_requests_are_answered_a_quarter_of_what_the_line_carries_passes() -> None:
+@pytest.mark.parametrize(("idle", "rate"), [(1.0, 25), (0.0, 100 / 32), (0.5, 12.5 + 100 / 64)])
+async def test_while_requests_are_answered_a_part_passes_by_the_time_that_the_processors_have(
+    idle: float, rate: float
+) -> None:
+    clock, busy = Clock(), False
+    pacer = Pacer(0, busy=lambda: busy, idle=lambda: idle, now=clock, sleep=clock.sleep)
+    await seconds_for(pacer, clock, 400 * MIB, at_most=100 * MIB)
+    busy = True
+    assert await seconds_for(pacer, clock, 100 * MIB) == pytest.approx(100 / rate, rel=0.15)
+    busy = False
+    clock.now += 1
+    assert await seconds_for(pacer, clock, 100 * MIB) == 0
+
+
+async def test_nothing_rushes_in_between_one_request_and_the_next() -> None:
     clock, busy = Clock(), False
     pacer = Pacer(0, busy=lambda: busy, now=clock, sleep=clock.sleep)
     await seconds_for(pacer, clock, 400 * MIB, at_most=100 * MIB)
     busy = True
-    assert await seconds_for(pacer, clock, 100 * MIB) == pytest.approx(4, rel=0.15)
+    await seconds_for(pacer, clock, MIB)
     busy = False
-    assert await seconds_for(pacer, clock, 100 * MIB) == 0
+    assert await seconds_for(pacer, clock, MIB) > 0.25
 
 
 async def test_a_line_that_was_never_measured_still_carries_something_while_requests_are_answered() -> None:
