@@ -61,7 +61,7 @@ async def put(
         await make_room(len(data) - incoming.length, incoming)
         while piece := data[incoming.length : incoming.length + CHUNK]:
             await incoming.write(piece)
-        return await incoming.finish(sha256=None)
+        return await incoming.finish()
     finally:
         await incoming.close()
 

@@ -68,17 +68,17 @@ class Blobs:
         digest, size = _read_mark(self._at(key, _MARK_SUFFIX))
         return self.held(digest, size) if is_digest(digest) else None
 
-    async def receive(self, key: str, size: int | None) -> Incoming:
+    async def receive(self, key: str, size: int | None, sha256: str | None = None) -> Incoming:
         """A writer for the file that `key` stands for (any string: where it comes from, and its entity tag or digest).
 
-        `size` in bytes, None where the source does not say. Raises `already_pulling` while the key has a writer,
-        `bad_model_file` for a size that no file may have, `disk_full`.
+        `size` in bytes and `sha256` (64 hex digits), None where the source does not say. Raises `already_pulling` while
+        the key has a writer, `bad_model_file` for a size that no file may have, `disk_full`.
         """
         if size is not None and not 0 <= size <= MOST_FILE_BYTES:
             raise FelloeError("bad_model_file", f"the source announces {size} bytes, more than {MOST_FILE_BYTES}")
         data = self._at(key, DATA_SUFFIX)
         with self._only_writer(data.name) as closed:
-            file = IncomingFile(data, size)
+            file = IncomingFile(data, size, sha256)
             await _opened(file)
             incoming = Incoming(file, partial(self._keep, key, file), closed)
             self._coming[data.name] = incoming

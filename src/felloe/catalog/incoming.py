@@ -68,13 +68,13 @@ class Incoming(Promised):
         self._buffer.clear()
         await asyncio.to_thread(self._file.start_anew)
 
-    async def finish(self, *, sha256: str | None) -> Blob:
-        """The whole file as a blob of the store, checked against `sha256` (64 hex digits) where the source tells one.
+    async def finish(self) -> Blob:
+        """The whole file as a blob of the store.
 
         Raises `bad_model_file` on a wrong size or hash and drops what came; raises `disk_full` and keeps it.
         """
         await self._flush()
-        return await asyncio.to_thread(self._finish, sha256)
+        return await asyncio.to_thread(self._finish)
 
     async def close(self) -> None:
         """Keep what is there for a later pull; does nothing once finished."""
@@ -95,29 +95,35 @@ class Incoming(Promised):
         self._file.close()
         self._closed()
 
-    def _finish(self, sha256: str | None) -> Blob:
+    def _finish(self) -> Blob:
         with self._file.lock:
-            blob = self._keep(self._file.complete(sha256))
+            blob = self._keep(self._file.complete())
             self._file.close()
             return blob
 
 
 class IncomingFile:
-    """The two files of one key, and the hashes of what is in them. Blocking; safe to close while a call runs."""
+    """The two files of one key, and the hashes of what is in them. Blocking; safe to close while a call runs.
 
-    def __init__(self, data: Path, size: int | None) -> None:
+    `sha256` (64 hex digits) is what the source says of the whole, None where it says nothing: it takes longer to work
+    out than all the rest.
+    """
+
+    def __init__(self, data: Path, size: int | None, sha256: str | None) -> None:
         self.lock = threading.RLock()
         self.length = 0
         self._path = data
         self._journal = Journal(data)
         self._size = size
+        self._expected = None if sha256 is None else sha256.lower()
         self._data = -1
         self._begin()
 
     def _begin(self) -> None:
         self.length = self._journaled = self._synced = 0
         self._chunks: list[bytes] = []
-        self._whole, self._chunk, self._sha256 = blake3(), blake3(), hashlib.sha256()
+        self._whole, self._chunk = blake3(), blake3()
+        self._sha256 = None if self._expected is None else hashlib.sha256()
 
     def open(self, stopped: Callable[[], bool]) -> None:
         """Take over what is whole of an earlier pull, chunk by chunk; what is not is cut off, unless `stopped` says to
@@ -162,14 +168,14 @@ class IncomingFile:
             os.ftruncate(self._data, 0)
             self._journal.begin(self._size)
 
-    def complete(self, sha256: str | None) -> Blob:
+    def complete(self) -> Blob:
         """Check the whole and make it durable; the content keeps its name. Drops it when it is not what was to come."""
         with self.lock:
             why = ""
             if self._size is not None and self.length != self._size:
                 why = f"the source sent {self.length} bytes of {self._size}"
-            elif sha256 is not None and self._sha256.hexdigest() != sha256.lower():
-                why = f"what the source sent has the SHA-256 {self._sha256.hexdigest()} instead of {sha256[:64]}"
+            elif self._sha256 is not None and self._sha256.hexdigest() != self._expected:
+                why = f"what the source sent has the SHA-256 {self._sha256.hexdigest()} instead of {self._expected}"
             if why:
                 self.start_anew()
                 raise FelloeError("bad_model_file", why)
@@ -207,7 +213,8 @@ class IncomingFile:
     def _count(self, data: memoryview) -> None:
         """Note what was written; it lies within one chunk."""
         self._whole.update(data)
-        self._sha256.update(data)
+        if self._sha256 is not None:
+            self._sha256.update(data)
         self._chunk.update(data)
         self.length += len(data)
         if self.length % CHUNK_BYTES == 0 or self.length == self._size:

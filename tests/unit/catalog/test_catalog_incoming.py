@@ -44,9 +44,10 @@ async def test_a_blob_is_named_by_its_hash_and_has_the_hash_of_each_chunk(blobs:
 @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1])
 @pytest.mark.parametrize("is_announced", [True, False])
 async def test_files_of_any_length_come_in(blobs: Blobs, size: int, is_announced: bool) -> None:
-    incoming = await blobs.receive("key", size if is_announced else None)
+    sha256 = hashlib.sha256(DATA[:size]).hexdigest()
+    incoming = await blobs.receive("key", size if is_announced else None, sha256)
     await incoming.write(DATA[:size])
-    blob = await incoming.finish(sha256=hashlib.sha256(DATA[:size]).hexdigest())
+    blob = await incoming.finish()
     await incoming.close()
     assert (blob.digest, blob.size, len(blob.chunks)) == (digest_of(DATA[:size]), size, -(-size // CHUNK))
     assert blobs.find(blob.digest) == blob
@@ -60,10 +61,10 @@ async def test_whole_content_is_for_its_owner_alone_and_nobody_writes_it(blobs: 
 
 async def test_a_pull_goes_on_behind_the_last_whole_chunk(blobs: Blobs, folder: Path) -> None:
     await left(blobs, DATA[: CHUNK + 99])
-    again = await opened_blobs(folder).receive("key", len(DATA))
+    again = await opened_blobs(folder).receive("key", len(DATA), hashlib.sha256(DATA).hexdigest())
     assert again.length == CHUNK
     await again.write(DATA[CHUNK:])
-    assert (await again.finish(sha256=hashlib.sha256(DATA).hexdigest())).digest == digest_of(DATA)
+    assert (await again.finish()).digest == digest_of(DATA)
     await again.close()
 
 
@@ -71,7 +72,7 @@ async def test_a_whole_file_that_was_not_finished_need_not_come_again(blobs: Blo
     await left(blobs, DATA)
     again = await opened_blobs(folder).receive("key", len(DATA))
     assert again.length == len(DATA)
-    assert (await again.finish(sha256=None)).digest == digest_of(DATA)
+    assert (await again.finish()).digest == digest_of(DATA)
     await again.close()
 
 
@@ -100,7 +101,7 @@ async def test_what_was_torn_on_the_disk_comes_again(blobs: Blobs, folder: Path,
     again = await blobs.receive("key", len(DATA))
     assert again.length == chunk * CHUNK
     await again.write(DATA[again.length :])
-    assert (await again.finish(sha256=None)).digest == digest_of(DATA)
+    assert (await again.finish()).digest == digest_of(DATA)
     await again.close()
 
 
@@ -113,7 +114,7 @@ async def test_a_damaged_journal_starts_anew(blobs: Blobs, folder: Path, journal
     again = await blobs.receive("key", len(DATA))
     assert again.length == 0
     await again.write(DATA)
-    assert (await again.finish(sha256=None)).digest == digest_of(DATA)
+    assert (await again.finish()).digest == digest_of(DATA)
     await again.close()
 
 
@@ -126,10 +127,10 @@ async def test_a_journal_that_is_ahead_of_the_data_is_not_believed(blobs: Blobs,
 
 
 async def test_a_wrong_hash_is_refused_and_drops_what_came(blobs: Blobs, folder: Path) -> None:
-    incoming = await blobs.receive("key", len(DATA))
+    incoming = await blobs.receive("key", len(DATA), "0" * 64)
     await incoming.write(DATA)
     with pytest.raises(FelloeError, match="SHA-256") as caught:
-        await incoming.finish(sha256="0" * 64)
+        await incoming.finish()
     assert caught.value.code == "bad_model_file"
     await incoming.close()
     again = await blobs.receive("key", len(DATA))
@@ -143,7 +144,7 @@ async def test_more_or_less_than_announced_is_refused(blobs: Blobs, folder: Path
     incoming = await blobs.receive("key", len(DATA))
     with pytest.raises(FelloeError) as caught:
         await incoming.write(sent)
-        await incoming.finish(sha256=None)
+        await incoming.finish()
     assert caught.value.code == "bad_model_file"
     assert incoming.length == 0
     await incoming.close()
@@ -155,7 +156,7 @@ async def test_a_source_that_changed_starts_anew(blobs: Blobs) -> None:
     await incoming.start_anew()
     assert incoming.length == 0
     await incoming.write(DATA)
-    assert (await incoming.finish(sha256=None)).digest == digest_of(DATA)
+    assert (await incoming.finish()).digest == digest_of(DATA)
     await incoming.close()
 
 
@@ -206,7 +207,7 @@ async def test_a_disk_that_fills_keeps_what_came_and_goes_on_once_there_is_room(
     again = await blobs.receive("key", len(DATA))
     assert again.length == CHUNK
     await again.write(DATA[CHUNK:])
-    assert (await again.finish(sha256=None)).digest == digest_of(DATA)
+    assert (await again.finish()).digest == digest_of(DATA)
     await again.close()
 
 

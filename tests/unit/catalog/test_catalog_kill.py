@@ -49,7 +49,7 @@ async def main(folder, source, limit):
         while piece := data[incoming.length : incoming.length + 500_000]:
             await incoming.write(piece)
             print(incoming.length, flush=True)
-        await incoming.finish(sha256=None)
+        await incoming.finish()
     except FelloeError as error:
         await incoming.close()
         sys.exit(error.code)

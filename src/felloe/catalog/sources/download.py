@@ -99,14 +99,14 @@ class Download:
         if known and (blob := self._blobs.received(version.key)) is not None:
             self._told(blob.size, blob.size)
             return blob
-        incoming = await self._blobs.receive(version.key, version.size)
+        incoming = await self._blobs.receive(version.key, version.size, self._file.sha256)
         try:
             # Without a hash or a validator nobody can tell whether the rest belongs to what is here.
             if incoming.length > version.size or (incoming.length and not known):
                 await incoming.start_anew()
             await self._room(version.size - incoming.length, incoming)
             await self._complete(incoming, version)
-            return await incoming.finish(sha256=self._file.sha256)
+            return await incoming.finish()
         except _Changed:
             await incoming.start_anew()
             raise

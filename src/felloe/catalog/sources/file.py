@@ -45,7 +45,7 @@ async def copy_file(file: RemoteFile, blobs: Blobs, told: Told, room: Room) -> B
             if (after.st_mtime_ns, after.st_size) != (facts.st_mtime_ns, facts.st_size):
                 await incoming.start_anew()
                 raise FelloeError("bad_model_file", f"{path}: size: it changed while it was copied")
-            return await incoming.finish(sha256=None)
+            return await incoming.finish()
         finally:
             await incoming.close()
 
