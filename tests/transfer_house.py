@@ -96,8 +96,11 @@ class MemorySink:
 Answering = Callable[["MemoryPeer", int, int, Came], Awaitable[bytes]]
 
 
+_SLICES = 16
+
+
 class MemoryPeer:
-    """A node that has chunks in memory and sends `rate` bytes a second to all together, over one line."""
+    """A node that has chunks in memory and sends `rate` bytes a second over one line, to all who ask in equal parts."""
 
     def __init__(self, node: NodeId, sink: MemorySink, rate: float, answering: Answering | None = None) -> None:
         self.node = node
@@ -133,10 +136,12 @@ class MemoryPeer:
     async def honestly(self, chunk: int, length: int, came: Came) -> bytes:
         if chunk not in self.sink.written:
             raise FelloeError("not_found", f"chunk {chunk}")
-        async with self._line:
-            await asyncio.sleep(length / self.rate)
-        self._check_up()
-        came(length)
+        for part in range(_SLICES):
+            size = length * (part + 1) // _SLICES - length * part // _SLICES
+            async with self._line:
+                await asyncio.sleep(size / self.rate)
+            self._check_up()
+            came(size)
         self.sent += 1
         return self.sink.written[chunk]
 

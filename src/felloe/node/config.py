@@ -71,7 +71,7 @@ class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class TransferConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How fast models go to and come from other nodes, in bytes a second; 0: as fast as the line is.
 
-    Without an `upload_rate`, uploads still give way while this node answers requests.
+    Both give way while this node answers requests, whatever the rates.
     """
 
     upload_rate: int = 0

@@ -75,8 +75,6 @@ class Transfer:
         self._connection = connection
         self._store = store
         self._catalog = catalog
-        self._changed = changed
-        self._coming: dict[ContentId, Manifest] = {}
         files, rates, idle = identity.files, config.transfer, IdleShare()
         tls = MemberTls(files.certificate_path, files.key_path, lambda: identity.trust)
         identity.keeper.on_change(lambda _: tls.refresh())
@@ -84,7 +82,11 @@ class Transfer:
         self._finder = PeerFinder(connection, roster, tls, Pacer(rates.download_rate, busy=is_busy, idle=idle))
         self._bans = Bans(bans, time.time)
         self._pulls = PeerPulls(
-            store, self._bans, identity.membership.node, settings=SwarmSettings(download_rate=rates.download_rate)
+            store,
+            self._bans,
+            identity.membership.node,
+            settings=SwarmSettings(download_rate=rates.download_rate),
+            changed=changed,
         )
         self._upload = Pacer(rates.upload_rate, busy=is_busy, idle=idle)
         self._serving = Serving(store, may_serve=self._may_serve, bundle=self._bundle)
@@ -101,7 +103,7 @@ class Transfer:
 
     def holds(self) -> tuple[str, ...]:
         """The beginnings of the content ids of the models that are here whole or in part."""
-        held = {*self._store.contents(), *self._coming}
+        held = {*self._store.contents(), *self._pulls.coming}
         return tuple(sorted(content[:HELD_DIGITS] for content in held)[:MAX_HOLDS])
 
     async def start(self) -> None:
@@ -152,18 +154,10 @@ class Transfer:
             return self._store.usable(here)
         await self._wait_for_holder(content)
         envelope, manifest = await self._signed_manifest(content)
-        if content in self._coming:
-            raise FelloeError("already_pulling", f"{manifest.name} is on its way from other nodes already")
         if not self._finder.holders(content):
             again = f"; pull it from {manifest.source}" if manifest.source else ""
             raise FelloeError("no_holder", f"no node that is up has {manifest.name}{again}")
-        self._coming[content] = manifest
-        self._changed()
-        try:
-            return await self._pulls.pull(content, envelope, partial(self._finder.holders, content), report)
-        finally:
-            del self._coming[content]
-            self._changed()
+        return await self._pulls.pull(content, envelope, partial(self._finder.holders, content), report)
 
     async def repair(self, name: str, told: Callable[[int, int], None]) -> bool:
         """Bring what is damaged of a model of the store from other members; whether the model is whole then.
@@ -220,7 +214,7 @@ class Transfer:
         here = {content: self._store.manifest_of(name) for content, name in self._store.contents().items()}
         return any(
             content in approvals.approved and any(file.digest == digest for file in manifest.files)
-            for content, manifest in (here | self._coming).items()
+            for content, manifest in (here | dict(self._pulls.coming)).items()
         )
 
     def _bundle(self) -> bytes | None:

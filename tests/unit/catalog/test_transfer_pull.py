@@ -105,7 +105,8 @@ async def test_a_node_that_has_only_a_part_serves_it_at_once(house: House) -> No
 
 
 async def test_a_lying_node_is_banned_over_a_restart_and_the_model_is_whole_all_the_same(house: House) -> None:
-    liar = served(house.first, 2, spoil=lambda chunk, data: data[:-1] + b"!" if chunk % 3 else data)
+    # In every chunk: which ones it is asked for is chance.
+    liar = served(house.first, 2, spoil=lambda _, data: data[:-1] + b"!")
     await house.pull(liar, served(house.first))
     assert house.is_here()
     again = Bans(house.folder / "peers-banned.json", time.time)
@@ -134,7 +135,7 @@ async def test_when_nobody_has_it_the_pull_says_where_it_can_come_from(house: Ho
         with pytest.raises(FelloeError, match=r"it can be pulled from .*tiny\.gguf") as caught:
             await house.pull(*peers)
         assert caught.value.code == "no_holder"
-    assert house.pulls.coming == frozenset()
+    assert not house.pulls.coming
 
 
 async def test_a_pull_that_was_called_off_goes_on_where_it_was(house: House) -> None:
@@ -148,7 +149,7 @@ async def test_a_pull_that_was_called_off_goes_on_where_it_was(house: House) -> 
     pulling = asyncio.create_task(house.pull(slow))
     digest = house.first.manifest_of(house.name).files[0].digest
     await until(lambda: (part := house.own.blobs.partial(digest)) and part.whole.bit_count() == 3)
-    assert house.pulls.coming == {house.content}
+    assert set(house.pulls.coming) == {house.content}
     with pytest.raises(FelloeError) as caught:
         await house.pull(slow)
     assert caught.value.code == "already_pulling"

@@ -11,6 +11,7 @@ from felloe.catalog.transfer.rules import (
     SLOW_REST_SECONDS,
     Holder,
     Pace,
+    most_of_peer,
     pause_seconds,
     slow_peers,
     stripe_of,
@@ -37,6 +38,7 @@ class Companion:
         self.away_until = float("-inf")
         self.slow_until = float("-inf")
         self.brought = self.busy = 0.0
+        self._chunk_seconds = 0.0
 
     @property
     def pace(self) -> Pace:
@@ -64,6 +66,16 @@ class Companion:
         _LOG.debug("%s: %s", self.peer.node, error)
         if isinstance(error, FelloeError) and error.code == "not_found":
             self.have = 0
+
+    @property
+    def most(self) -> int:
+        """How many chunks may be asked of it at once."""
+        return most_of_peer(self._chunk_seconds)
+
+    def brought_chunk(self, seconds: float) -> None:
+        """A chunk came that took so long, beside the others that are on their way from it."""
+        each = seconds / max(1, self.in_flight)
+        self._chunk_seconds = each if not self._chunk_seconds else 0.5 * (self._chunk_seconds + each)
 
     def succeeded(self) -> None:
         """It is as it should be."""
@@ -121,6 +133,7 @@ class Circle:
                 rate=companion.pace.rate,
                 is_whole=companion.is_whole,
                 is_slow=companion.slow_until > now,
+                most=companion.most,
             )
             for companion in self.askable(now)
             if companion.have

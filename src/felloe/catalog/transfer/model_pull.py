@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from felloe.catalog.incoming import Blob
@@ -23,7 +23,7 @@ Report = Callable[[PullProgress], None]
 
 
 class PeerPulls:
-    """All that this node fetches from others. `own` is its id."""
+    """All that this node fetches from others. `own` is its id; `changed` is told when `coming` has changed."""
 
     def __init__(
         self,
@@ -33,18 +33,20 @@ class PeerPulls:
         *,
         settings: SwarmSettings | None = None,
         chance: random.Random | None = None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._bans = bans
         self._own = own
         self._settings = settings or SwarmSettings()
         self._chance = chance or random.Random()  # noqa: S311 it spreads load, it guards nothing
-        self._coming: set[ContentId] = set()
+        self._changed = changed
+        self._coming: dict[ContentId, Manifest] = {}
 
     @property
-    def coming(self) -> frozenset[ContentId]:
+    def coming(self) -> Mapping[ContentId, Manifest]:
         """What is fetched now: others can have of it what is here already."""
-        return frozenset(self._coming)
+        return self._coming
 
     async def pull(
         self, content: ContentId, envelope: bytes, peers: Callable[[], Sequence[Peer]], report: Report
@@ -62,7 +64,8 @@ class PeerPulls:
         self._store.check_name(manifest)
         if content in self._coming:
             raise FelloeError("already_pulling", f"{manifest.name} is being fetched already")
-        self._coming.add(content)
+        self._coming[content] = manifest
+        self._changed()
         try:
             await _Pull(manifest, self._store, self._circle(peers), self._settings, self._chance, report).run()
             return await self._store.take_over(envelope)
@@ -72,7 +75,8 @@ class PeerPulls:
             again = f"; it can be pulled from {manifest.source}" if manifest.source else ""
             raise FelloeError("no_holder", f"{manifest.name}: {error.detail}{again}") from error
         finally:
-            self._coming.discard(content)
+            del self._coming[content]
+            self._changed()
             self._store.blobs.let_go([file.digest for file in manifest.files])
 
     def _circle(self, peers: Callable[[], Sequence[Peer]]) -> Circle:

@@ -16,6 +16,7 @@ MOST_PEERS = 32
 STALL_SECONDS = 10.0
 SLOW_REST_SECONDS = 30.0
 _LEAST_LOOK_SECONDS = 0.1
+_AHEAD_SECONDS = 0.5
 _LEAST_FLIGHT_RATE = 128 * 2**10
 _QUIET_SECONDS = 2.0
 _LATE_FACTOR = 3.0
@@ -28,7 +29,8 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 class Holder(NamedTuple):
     """A peer that may be asked now. `have`: its chunks, `in_flight`: how many are asked of it, `rate`: bytes a second.
 
-    `is_whole`: it has all of the file. `is_slow`: it is asked only for what no other has. `rate` 0: not known yet.
+    `most`: how many may be asked of it at once. `is_whole`: it has all of the file. `is_slow`: asked only for what
+    no other has. `rate` 0: not known yet.
     """
 
     node: NodeId
@@ -37,6 +39,7 @@ class Holder(NamedTuple):
     rate: float = 0.0
     is_whole: bool = False
     is_slow: bool = False
+    most: int = MOST_IN_FLIGHT_OF_PEER
 
 
 class Flight(NamedTuple):
@@ -83,7 +86,7 @@ def choose(
         for holder in rows:
             if len(chosen) >= room or not open_:
                 return chosen
-            if counts[holder.node] >= MOST_IN_FLIGHT_OF_PEER:
+            if counts[holder.node] >= holder.most:
                 continue
             chunk = _for_holder(holder, open_, holders, levels, stripe, chance)
             if chunk is not None:
@@ -135,7 +138,7 @@ def ask_again(
             for holder in holders
             if holder.node != flight.node
             and wanted & holder.have & (1 << flight.chunk)
-            and counts[holder.node] < MOST_IN_FLIGHT_OF_PEER
+            and counts[holder.node] < holder.most
         ]
         if others and len(chosen) < room:
             best = min(others, key=lambda holder: (holder.is_slow, counts[holder.node], -holder.rate))
@@ -176,6 +179,15 @@ def slow_peers(paces: Mapping[NodeId, Pace]) -> set[NodeId]:
         return set()
     usual = median(known.values())
     return {node for node, rate in known.items() if rate < usual * _SLOW_FRACTION}
+
+
+def most_of_peer(seconds: float) -> int:
+    """How many chunks may be asked at once of a peer that needs so many `seconds` for each; 0: not known yet.
+
+    As many as it sends in a short while: more would not come sooner, but later and all together, and until a chunk is
+    whole nobody else can have it.
+    """
+    return max(1, min(MOST_IN_FLIGHT_OF_PEER, int(_AHEAD_SECONDS / seconds))) if seconds > 0 else 1
 
 
 def most_in_flight(rate: float) -> int:

@@ -221,8 +221,8 @@ class Swarm:
         for task, flying in list(self._flying.items()):
             if task.done():
                 del self._flying[task]
-                flying.companion.in_flight -= 1
                 await self._account(task, flying)
+                flying.companion.in_flight -= 1
             elif not wanted >> flying.chunk & 1:
                 task.cancel()
             elif flying.seen(now).quiet >= STALL_SECONDS and not task.cancelling():
@@ -237,6 +237,7 @@ class Swarm:
             took = now - flying.began
             self._typical = took if not self._typical else 0.8 * self._typical + 0.2 * took
             self._moved_at = now
+            flying.companion.brought_chunk(took)
             flying.companion.succeeded()
         elif isinstance(failure, Lied):
             await self._circle.lied(flying.node, str(failure))
