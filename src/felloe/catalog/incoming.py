@@ -59,6 +59,9 @@ class Incoming(Promised):
         """Append. Raises `disk_full` and keeps what is there; raises `bad_model_file` beyond the announced size and
         drops it.
         """
+        if not self._buffer and len(data) >= _BUFFER_BYTES:
+            await asyncio.to_thread(self._file.append, data)
+            return
         self._buffer += data
         if len(self._buffer) >= _BUFFER_BYTES:
             await self._flush()

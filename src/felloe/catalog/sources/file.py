@@ -17,7 +17,7 @@ from felloe.domain.errors import FelloeError
 from felloe.domain.gguf import read_header
 
 _MOST_ENTRIES = 10_000
-_READ_BYTES = 4 * 2**20
+_READ_BYTES = 2**20
 
 
 async def plan_file(reference: FileReference) -> Plan:
