@@ -27,7 +27,15 @@ def test_chat_streams_an_answer(network: Network) -> None:
 
 def test_doctor_finds_nothing_wrong_with_a_running_node(network: Network) -> None:
     findings = json.loads(network.hub.run("doctor", "--json").stdout)
-    assert {finding["check"] for finding in findings} >= {"ports", "clock", "disk", "keys", "engine", "node"}
+    assert {finding["check"] for finding in findings} >= {
+        "ports",
+        "clock",
+        "disk",
+        "keys",
+        "engine",
+        "node",
+        "catalogue",
+    }
     assert not [finding for finding in findings if finding["verdict"] == "failed"]
 
 

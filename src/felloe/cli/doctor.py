@@ -1,9 +1,11 @@
 """`felloe doctor`"""
 
 import sys
+import time
 
 from felloe.cli.client import OperatorClient
 from felloe.cli.output import EXIT_FAILED, JsonOption, moment, print_json, print_table
+from felloe.console.catalog_messages import CatalogView
 from felloe.console.hub_messages import HubsView
 from felloe.console.messages import Status
 from felloe.domain.errors import FelloeError
@@ -11,11 +13,11 @@ from felloe.node.checks import run_checks
 from felloe.node.config import home_folder
 from felloe.node.findings import Finding
 from felloe.node.home import Home
-from felloe.node.hub_checks import hubs_finding
+from felloe.node.hub_checks import catalog_finding, hubs_finding
 
 
 def doctor(json: JsonOption = False) -> None:
-    """Check ports, clock, disk, keys, engine and hubs, and say what to do."""
+    """Check ports, clock, disk, keys, engine, hubs and catalogue, and say what to do."""
     findings: list[Finding] = []
     client = OperatorClient()
     try:
@@ -25,7 +27,7 @@ def doctor(json: JsonOption = False) -> None:
     findings += run_checks(Home(home_folder()), running=status is not None)
     findings.append(_node_finding(status))
     if status is not None:
-        findings.append(_hubs_finding(client))
+        findings += [_hubs_finding(client), _catalog_finding(client)]
     if json:
         print_json(findings)
     else:
@@ -49,3 +51,10 @@ def _hubs_finding(client: OperatorClient) -> Finding:
         return hubs_finding(client.ask("/hubs", HubsView))
     except FelloeError as error:
         return Finding("hubs", "warning", error.detail, error.spec.next_step)
+
+
+def _catalog_finding(client: OperatorClient) -> Finding:
+    try:
+        return catalog_finding(client.ask("/catalog", CatalogView), time.time())
+    except FelloeError as error:
+        return Finding("catalogue", "warning", error.detail, error.spec.next_step)

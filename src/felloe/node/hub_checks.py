@@ -1,11 +1,14 @@
-"""What `felloe doctor` says about hubs: the root key, the clock beside theirs, this node as one, how many there are."""
+"""What `felloe doctor` says about hubs: the root key, the clock beside theirs, this node as one, how many there are,
+and whether they renew the catalogue.
+"""
 
 import asyncio
 import ipaddress
 import time
 
+from felloe.console.catalog_messages import CatalogView
 from felloe.console.hub_messages import HubsView
-from felloe.domain.errors import FelloeError
+from felloe.domain.errors import CATALOGUE, FelloeError
 from felloe.hubs.addresses import peer_addresses
 from felloe.mesh.join_client import ask_time
 from felloe.mesh.join_token import parse_address
@@ -21,6 +24,7 @@ from felloe.node.root_operations import export_note
 SKEW_SECONDS = 30.0
 _CLOCK_SECONDS = 8.0
 _MOST_ASKED = 8
+_RENEWAL_DAYS = 3.0
 
 
 def root_finding(home: Home) -> Finding:
@@ -128,6 +132,18 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def catalog_finding(view: CatalogView, now: float) -> Finding:
+    """How long models may still be loaded by what is known of their approval; `now` in Unix seconds."""
+    days = (view.expires_at - now) / 86_400
+    detail = "; ".join((f"{len(view.rows)} models, good for {max(0.0, days):.1f} days", *view.notes))
+    if days <= 0:
+        return Finding("catalogue", "failed", detail, CATALOGUE["catalog_expired"].next_step)
+    if days < _RENEWAL_DAYS:
+        step = "Hubs renew it daily: see that this node reaches one, and that their clocks are right."
+        return Finding("catalogue", "warning", detail, step)
+    return Finding("catalogue", "warning" if view.notes else "ok", detail)
 
 
 def hubs_finding(view: HubsView) -> Finding:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from felloe.console.catalog_messages import CatalogView
 from felloe.console.hub_messages import HubRow, HubsView
 from felloe.domain.errors import FelloeError
 from felloe.node import hub_checks
 from felloe.node.config import NodeConfig, PeerConfig
 from felloe.node.founding import found_network
 from felloe.node.home import Home
-from felloe.node.hub_checks import clock_finding, hub_ports_finding, hubs_finding, root_finding
+from felloe.node.hub_checks import catalog_finding, clock_finding, hub_ports_finding, hubs_finding, root_finding
 from felloe.node.network_files import NetworkFiles
 from felloe.node.root_operations import EXPORT_NOTE, ExportNote
 from networks import free_ports, free_run
@@ -159,3 +160,16 @@ def test_two_hubs_and_missing_hubs_are_told(seen: HubsView, verdict: str) -> Non
     finding = hubs_finding(seen)
     assert finding.verdict == verdict
     assert "the network survives much" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("days", "notes", "verdict"),
+    [(6.5, (), "ok"), (2.0, (), "warning"), (-1.0, (), "failed"), (6.5, ("bob has to sign",), "warning")],
+)
+def test_a_catalogue_that_hubs_do_not_renew_is_told(days: float, notes: tuple[str, ...], verdict: str) -> None:
+    now = 1_800_000_000.0
+    seen = CatalogView(rows=(), threshold=1, expires_at=now + days * 86_400, notes=notes)
+    finding = catalog_finding(seen, now)
+    assert finding.verdict == verdict
+    assert all(note in finding.detail for note in notes)
+    assert bool(finding.next_step) == (days < 3)
