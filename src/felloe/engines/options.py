@@ -1,11 +1,10 @@
 """What an owner may choose for an engine, and the upstream servers that an owner may name."""
 
 from pathlib import Path
-from typing import Literal
 
 from msgspec import Struct
 
-KvType = Literal["f16", "q8_0", "q4_0"]
+from felloe.domain.plan import KvType
 
 DEFAULT_CONTEXT_LIMIT = 8192
 """Tokens of one slot when the owner names no context; many models are made for more than a machine can hold."""
