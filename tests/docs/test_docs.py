@@ -13,6 +13,7 @@ from felloe.node.config import (
     ApiConfig,
     CatalogConfig,
     EngineConfig,
+    HardwareConfig,
     NodeConfig,
     PeerConfig,
     StoreConfig,
@@ -81,6 +82,7 @@ def test_every_setting_is_documented() -> None:
     sections["sources."] = SourceSettings
     sections["transfer."] = TransferConfig
     sections["catalog."] = CatalogConfig
+    sections["hardware."] = HardwareConfig
     settings = [prefix + name for prefix, kind in sections.items() for name in kind.__struct_fields__]
     settings += [f"upstreams.NAME.{name}" for name in UpstreamConfig.__struct_fields__]
     missing = [name for name in settings if f"`{name}`" not in text]

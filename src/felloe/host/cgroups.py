@@ -71,7 +71,7 @@ def _version_2(path: str, read: ReadText) -> Limits:
     limits = Limits()
     for folder in _levels(ROOT, path):
         cores = parse_quota(read(folder / "cpu.max"))
-        memory = _memory(folder, read, "memory.max", "memory.current", "inactive_file")
+        memory = _memory(folder, read, "memory.max", "memory.current", ("inactive_file", "active_file"))
         limits = _tighter(limits, memory._replace(cores=cores))
     return limits
 
@@ -87,17 +87,23 @@ def _version_1_cpu(path: str, read: ReadText) -> Limits:
 def _version_1_memory(path: str, read: ReadText) -> Limits:
     limits = Limits()
     for folder in _levels(ROOT / "memory", path):
-        level = _memory(folder, read, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        caches = ("total_inactive_file", "total_active_file")
+        level = _memory(folder, read, "memory.limit_in_bytes", "memory.usage_in_bytes", caches)
         limits = _tighter(limits, level)
     return limits
 
 
-def _memory(folder: PurePosixPath, read: ReadText, limit_file: str, usage_file: str, cache: str) -> Limits:
-    """The page cache counts as used, but what is inactive in it is given back on demand, so it is left."""
+def _memory(folder: PurePosixPath, read: ReadText, limit_file: str, usage_file: str, caches: tuple[str, ...]) -> Limits:
+    """The page cache counts as used, but is given back on demand, so it is left: as the kernel's MemAvailable has it.
+
+    Files that are mapped, such as the weights of models, are in its active part.
+    """
     limit = parse_bytes(read(folder / limit_file))
     if limit is None:
         return Limits()
-    used = (parse_bytes(read(folder / usage_file)) or 0) - parse_statistic(read(folder / "memory.stat"), cache)
+    statistics = read(folder / "memory.stat")
+    used = parse_bytes(read(folder / usage_file)) or 0
+    used -= sum(parse_statistic(statistics, cache) for cache in caches)
     return Limits(memory_limit=limit, memory_left=min(limit, max(0, limit - used)))
 
 

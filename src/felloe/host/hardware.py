@@ -4,39 +4,155 @@ On Linux the answer is what the process may really use: its CPU affinity and the
 """
 
 import contextlib
+import logging
 import os
 import platform
-import subprocess
+import re
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from types import ModuleType
-from typing import Any
 
 import psutil
 
-from felloe.domain.hardware import Gpu, Hardware
+from felloe.domain.hardware import UNKNOWN, Gpu, Hardware
+from felloe.domain.sizes import MOST_BYTES
 from felloe.host.cgroups import Limits, read_limits
+from felloe.host.gpus_amd import read_amdgpu
+from felloe.host.gpus_apple import apple_gpus, sysctl
+from felloe.host.gpus_nvidia import Nvml
+from felloe.host.gpus_vulkan import VulkanGpu, ask_vulkaninfo, merge
+
+logger = logging.getLogger(__name__)
 
 _MAX_FILE = 2**20
+_CHOSEN_BY = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "ROCR_VISIBLE_DEVICES"}
+
+
+class Inspector:
+    """Looks at the machine again and again; keeps what is slow to ask for. Owns the open driver library.
+
+    `environment` may hide GPUs from this program (`CUDA_VISIBLE_DEVICES`, `ROCR_VISIBLE_DEVICES`).
+    """
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._environment = environment
+        self._nvml: Nvml | None = None
+        self._vulkan: tuple[VulkanGpu, ...] | None = None
+        self._refused = set[str]()
+
+    def look(self, children: Iterable[int] = ()) -> Hardware:
+        """What there is now. `children` are the processes of this node's engines; their own children count as well.
+
+        Blocks for milliseconds, the first time for seconds while drivers wake up. Never raises for hardware that is
+        absent or does not answer; it is left out.
+        """
+        family = with_descendants(children)
+        limits = read_limits(_read_text(PurePosixPath("/proc/self/cgroup")) or "", _read_text)
+        memory = psutil.virtual_memory()
+        total, available = limited_memory(memory.total, memory.available, limits)
+        return Hardware(
+            system=platform.system(),
+            machine=platform.machine(),
+            processor=_processor(),
+            cores=usable_cores(_affinity(), limits),
+            memory_total=total,
+            memory_available=available,
+            gpus=self._gpus(family, total, available),
+            memory_own=own_memory(family),
+        )
+
+    def close(self) -> None:
+        """Let go of the drivers."""
+        if self._nvml is not None:
+            self._nvml.close()
+
+    def _gpus(self, family: frozenset[int], total: int, available: int) -> tuple[Gpu, ...]:
+        if sys.platform == "darwin":
+            return tuple(filter(self._believed, apple_gpus(total, available)))
+        if self._nvml is None:
+            # Imported here: who only wants the command line should not pay for it.
+            import pynvml
+
+            self._nvml = Nvml(pynvml)
+        if self._vulkan is None:
+            self._vulkan = ask_vulkaninfo()
+        nvidia = self._nvml.gpus(family, total, available)
+        first = 1 + max((int(gpu.id.removeprefix("gpu")) for gpu in nvidia), default=-1)
+        amd = read_amdgpu(Path("/sys"), Path("/dev"), family, first)
+        found = merge((*nvidia, *amd), self._vulkan, first + len(amd))
+        return tuple(filter(self._believed, self._visible(found)))
+
+    def _visible(self, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+        for vendor, variable in _CHOSEN_BY.items():
+            gpus = visible(gpus, vendor, self._environment.get(variable))
+        return gpus
+
+    def _believed(self, gpu: Gpu) -> bool:
+        """Whether its figures are possible; each kind of nonsense is logged once."""
+        problem = impossible(gpu)
+        if problem and problem not in self._refused:
+            self._refused.add(problem)
+            logger.warning("%s", problem)
+        return not problem
 
 
 def detect() -> Hardware:
-    """Look at the machine now. Takes milliseconds, up to a second or two while an NVIDIA driver wakes up.
+    """One look at the machine, as `Inspector.look`."""
+    inspector = Inspector()
+    try:
+        return inspector.look()
+    finally:
+        inspector.close()
 
-    Never raises for hardware that is absent or does not answer; it is left out.
+
+def impossible(gpu: Gpu) -> str:
+    """Why a driver's figures for a GPU cannot be; empty when they can."""
+    if not 0 < gpu.memory_total <= MOST_BYTES:
+        return f"{gpu.id} ({gpu.name}) is left out: its driver tells of {gpu.memory_total} bytes of memory"
+    if not 0 <= gpu.memory_free <= gpu.memory_total:
+        return f"{gpu.id} ({gpu.name}) is left out: its driver tells of more memory that is free or taken than it has"
+    if gpu.memory_own > gpu.memory_total:
+        return f"{gpu.id} ({gpu.name}) is left out: its driver tells of processes that hold more than its memory"
+    return ""
+
+
+def visible(gpus: tuple[Gpu, ...], vendor: str, variable: str | None) -> tuple[Gpu, ...]:
+    """Without those of `vendor` that an environment variable hides; None hides none.
+
+    It lists numbers, as the vendor counts, or beginnings of UUIDs. What names no GPU ends the list, as it does for the
+    drivers.
     """
-    limits = read_limits(_read_text(PurePosixPath("/proc/self/cgroup")) or "", _read_text)
-    memory = psutil.virtual_memory()
-    total, available = limited_memory(memory.total, memory.available, limits)
-    return Hardware(
-        system=platform.system(),
-        machine=platform.machine(),
-        processor=_processor(),
-        cores=usable_cores(_affinity(), limits),
-        memory_total=total,
-        memory_available=available,
-        gpus=(*_nvidia_gpus(total, available), *_apple_gpus(total, available)),
-    )
+    if variable is None:
+        return gpus
+    own, kept = [gpu for gpu in gpus if gpu.vendor == vendor], list[Gpu]()
+    for word in filter(None, (part.strip() for part in variable.split(","))):
+        found = [gpu for gpu in own if (str(gpu.index) == word if word.isdigit() else gpu.uuid.startswith(word))]
+        if len(found) != 1 or found[0] in kept:
+            break
+        kept += found
+    return tuple(gpu for gpu in gpus if gpu.vendor != vendor or gpu in kept)
+
+
+def with_descendants(children: Iterable[int]) -> frozenset[int]:
+    """These processes and all that they started."""
+    family = set(children)
+    for child in tuple(family):
+        with contextlib.suppress(psutil.Error):
+            family |= {one.pid for one in psutil.Process(child).children(recursive=True)}
+    return frozenset(family)
+
+
+def own_memory(family: frozenset[int]) -> int:
+    """Bytes that these processes hold for themselves, without the pages of files; `UNKNOWN` where nothing tells."""
+    if sys.platform != "linux":
+        return UNKNOWN
+    return sum(parse_anonymous(_read_text(PurePosixPath(f"/proc/{process}/status")) or "") for process in family)
+
+
+def parse_anonymous(status: str) -> int:
+    """Bytes of anonymous and shared memory of a process, from its /proc/PID/status."""
+    found = re.findall(r"^Rss(?:Anon|Shmem):\s*([0-9]{1,15}) kB$", status, re.MULTILINE)
+    return 1024 * sum(map(int, found))
 
 
 def usable_cores(affinity: int, limits: Limits) -> int:
@@ -66,7 +182,7 @@ def parse_processor(cpuinfo: str) -> str:
 
 def _processor() -> str:
     if sys.platform == "darwin":
-        return _sysctl("machdep.cpu.brand_string") or platform.machine()
+        return sysctl("machdep.cpu.brand_string") or platform.machine()
     cpuinfo = _read_text(PurePosixPath("/proc/cpuinfo")) or ""
     return parse_processor(cpuinfo) or platform.processor() or platform.machine()
 
@@ -83,59 +199,3 @@ def _read_text(path: PurePosixPath) -> str | None:
             return stream.read(_MAX_FILE)
     except OSError:
         return None
-
-
-def _sysctl(name: str) -> str:
-    try:
-        done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, timeout=2, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
-
-
-def _apple_gpus(total: int, available: int) -> tuple[Gpu, ...]:
-    """Apple silicon's one GPU uses the machine's own memory; it is not memory on top."""
-    if sys.platform != "darwin" or platform.machine() != "arm64":
-        return ()
-    name = _sysctl("machdep.cpu.brand_string") or "Apple GPU"
-    return (Gpu(index=0, vendor="apple", name=name, memory_total=total, memory_free=available),)
-
-
-def _nvidia_gpus(total: int, available: int) -> tuple[Gpu, ...]:
-    if sys.platform == "darwin":
-        return ()
-    # Imported here: a node without NVIDIA hardware should not pay for it at start.
-    import pynvml
-
-    return read_nvml(pynvml, total, available)
-
-
-def read_nvml(nvml: ModuleType | Any, total: int, available: int) -> tuple[Gpu, ...]:
-    """All GPUs that NVML answers for. `total` and `available` stand in for GPUs that share the machine's memory."""
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        return ()
-    try:
-        gpus = [_read_gpu(nvml, index, total, available) for index in range(int(nvml.nvmlDeviceGetCount()))]
-    except nvml.NVMLError:
-        return ()
-    finally:
-        with contextlib.suppress(nvml.NVMLError):
-            nvml.nvmlShutdown()
-    return tuple(gpu for gpu in gpus if gpu is not None)
-
-
-def _read_gpu(nvml: Any, index: int, total: int, available: int) -> Gpu | None:
-    try:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        name = nvml.nvmlDeviceGetName(handle)
-    except nvml.NVMLError:
-        return None
-    try:
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        total, available = int(memory.total), int(memory.free)
-    except nvml.NVMLError:
-        pass  # Such as a GPU on a system on chip, which has no memory of its own.
-    shown = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
-    return Gpu(index=index, vendor="nvidia", name=shown, memory_total=total, memory_free=available)

@@ -17,13 +17,18 @@ from felloe.catalog.sources.credentials import REGISTRIES_VARIABLE
 from felloe.catalog.sources.settings import SourceSettings
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import is_model_name
+from felloe.domain.sizes import parse_size
+from felloe.host.budget import EVERY_GPU, MemoryLimits
 
 DEFAULT_HOME = "~/.felloe"
 CONFIG_NAME = "config.toml"
 
 
 class ApiConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The OpenAI-compatible edge. Off loopback, `tls_certificate` and `tls_key` (PEM files) are required."""
+    """The OpenAI-compatible edge. Off loopback, `tls_certificate` and `tls_key` (PEM files) are required.
+
+    `load_wait_seconds` is how long a request that says nothing of it waits for a model that is being loaded.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8470
@@ -33,6 +38,7 @@ class ApiConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     names: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     request_seconds: float = 600.0
+    load_wait_seconds: float = 60.0
 
 
 class PeerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -60,6 +66,37 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     threads: int = 0
     gpu_layers: int = -1
     queue: int = 64
+
+
+class HardwareConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What models may take up of this machine, such as "10GB"; empty: as much as is there.
+
+    `gpu_memory_limit` is for each GPU, or names them: "gpu0=10GB, gpu1=0", where `*` is every other one. 0: none of it.
+    """
+
+    gpu_memory_limit: str = ""
+    ram_limit: str = ""
+
+    def limits(self) -> MemoryLimits:
+        """In bytes. Raises `bad_config` naming the setting."""
+        gpu = {name: self._size("gpu_memory_limit", text) for name, text in self._named().items()}
+        return MemoryLimits(gpu=gpu, ram=self._size("ram_limit", self.ram_limit) if self.ram_limit else None)
+
+    def _named(self) -> dict[str, str]:
+        parts = [part.strip() for part in self.gpu_memory_limit.split(",") if part.strip()]
+        pairs = [(name.strip(), size) for name, sign, size in (part.rpartition("=") for part in parts) if sign]
+        if not pairs and len(parts) <= 1:
+            return dict.fromkeys((EVERY_GPU,) if parts else (), self.gpu_memory_limit.strip())
+        if len(pairs) != len(parts) or len(dict(pairs)) != len(pairs) or not all(dict(pairs)):
+            detail = "hardware.gpu_memory_limit is one size, or a list such as 'gpu0=10GB, gpu1=0' with each GPU once"
+            raise FelloeError("bad_config", detail)
+        return dict(pairs)
+
+    def _size(self, setting: str, text: str) -> int:
+        try:
+            return parse_size(text)
+        except ValueError as error:
+            raise FelloeError("bad_config", f"hardware.{setting}: {error}") from error
 
 
 class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -107,6 +144,7 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     peer: PeerConfig = field(default_factory=PeerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     sources: SourceSettings = field(default_factory=SourceSettings)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     catalog: CatalogConfig = field(default_factory=CatalogConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
@@ -114,7 +152,7 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 HUB_COUNTS = {"auto": 0, "1": 1, "3": 3, "5": 5}
-_SECTIONS = ("api", "peer", "engine", "store", "sources", "catalog", "transfer")
+_SECTIONS = ("api", "peer", "engine", "hardware", "store", "sources", "catalog", "transfer")
 _PORTS = ("api.port", *(f"peer.{name}" for name in ("port", "mesh_port", "route_port", "state_port", "transfer_port")))
 # Read elsewhere, and therefore no overrides of a setting.
 _OTHER_VARIABLES = frozenset({"FELLOE_HOME", "FELLOE_API_KEY", "FELLOE_LOG_LEVEL", REGISTRIES_VARIABLE})
@@ -168,6 +206,7 @@ def _value_of(variable: str, key: str, section: str, text: str) -> object:
         "api": ApiConfig,
         "peer": PeerConfig,
         "engine": EngineConfig,
+        "hardware": HardwareConfig,
         "store": StoreConfig,
         "catalog": CatalogConfig,
         "sources": SourceSettings,
@@ -220,12 +259,15 @@ def check_config(config: NodeConfig) -> None:
         refuse("engine.queue", "is between 0 and 10000")
     if config.engine.context < 0 or config.engine.threads < 0:
         refuse("engine.context and engine.threads", "are 0 (choose) or more")
+    config.hardware.limits()
     if config.store.quota < 0:
         refuse("store.quota", "is 0 (as much as the disk has) or a number of bytes")
     if config.transfer.upload_rate < 0 or config.transfer.download_rate < 0:
         refuse("transfer.upload_rate and transfer.download_rate", "are 0 (no limit) or a number of bytes a second")
     if not 1 <= config.api.request_seconds <= 86_400:
         refuse("api.request_seconds", "is between 1 and 86400")
+    if not 0 <= config.api.load_wait_seconds <= config.api.request_seconds:
+        refuse("api.load_wait_seconds", "is between 0 (do not wait) and api.request_seconds")
     for model in config.models:
         if not is_model_name(model):
             refuse("models", f"holds {model!r}, which cannot name a model")

@@ -22,6 +22,7 @@ from felloe.mesh.connection import Connection
 from felloe.mesh.fetching import PIECE_BYTES, FetchAnswer, FetchQuestion, fetch_piece
 from felloe.mesh.transfer_https import HttpsReader, Span, Undialable
 from felloe.mesh.transfer_tls import MemberTls
+from felloe.node.links import Links
 from felloe.routing.rules import spoken_versions
 
 logger = logging.getLogger(__name__)
@@ -36,11 +37,14 @@ _PIECES_AT_ONCE = 4
 class RemotePeer:
     """One member. Raises as the catalogue's `Peer` wants it."""
 
-    def __init__(self, node: NodeId, https: HttpsReader | None, connection: Connection, download: Pacer) -> None:
+    def __init__(
+        self, node: NodeId, https: HttpsReader | None, connection: Connection, download: Pacer, links: Links
+    ) -> None:
         self._node = node
         self._https = https
         self._connection = connection
         self._download = download
+        self._links = links
         self._undialable_until = float("-inf")
         self._pieces = asyncio.Semaphore(_PIECES_AT_ONCE)
 
@@ -59,7 +63,13 @@ class RemotePeer:
 
     async def read(self, digest: ModelDigest, chunk: int, length: int, came: Came) -> bytes:
         """One chunk; `came` is told of each piece."""
-        return await self._read(_blob(digest), Span(chunk * CHUNK_BYTES, length), length, came)
+        with self._links.reading(self._node) as measured:
+
+            def came_here(size: int) -> None:
+                measured(size)
+                came(size)
+
+            return await self._read(_blob(digest), Span(chunk * CHUNK_BYTES, length), length, came_here)
 
     async def manifest(self, content: ContentId) -> bytes:
         """The signed manifest that it has of a content."""
@@ -136,11 +146,14 @@ class _Seen(NamedTuple):
 class PeerFinder:
     """Which members can be asked, by the newest roster. Keeps one `RemotePeer` for each, with its connections."""
 
-    def __init__(self, connection: Connection, roster: Callable[[], Roster], tls: MemberTls, download: Pacer) -> None:
+    def __init__(
+        self, connection: Connection, roster: Callable[[], Roster], tls: MemberTls, download: Pacer, links: Links
+    ) -> None:
         self._connection = connection
         self._roster = roster
         self._tls = tls
         self._download = download
+        self._links = links
         self._peers: dict[NodeId, tuple[_Seen, RemotePeer]] = {}
 
     def holders(self, content: ContentId) -> Sequence[RemotePeer]:
@@ -172,7 +185,7 @@ class PeerFinder:
         if known is not None:
             known[1].close()
         https = None if record.transfer is None else HttpsReader(record.id, record.transfer, self._tls)
-        peer = RemotePeer(record.id, https, self._connection, self._download)
+        peer = RemotePeer(record.id, https, self._connection, self._download, self._links)
         self._peers[record.id] = (seen, peer)
         self._forget_gone()
         return peer

@@ -16,12 +16,12 @@ def test_without_control_groups_there_is_no_limit() -> None:
     assert limits("0::/user.slice\n", {}) == Limits()
 
 
-def test_version_2_limits_are_read_with_inactive_cache_counted_as_left() -> None:
+def test_version_2_limits_are_read_with_the_page_cache_counted_as_left() -> None:
     files = {
         "app/cpu.max": "150000 100000\n",
         "app/memory.max": f"{4 * GIB}\n",
         "app/memory.current": f"{3 * GIB}\n",
-        "app/memory.stat": f"anon 1\ninactive_file {GIB}\nactive_file 7\n",
+        "app/memory.stat": f"anon 1\ninactive_file {GIB // 2}\nactive_file {GIB // 2}\n",
     }
     assert limits("0::/app\n", files) == Limits(cores=1.5, memory_limit=4 * GIB, memory_left=2 * GIB)
 

@@ -1,18 +1,29 @@
 import os
-from types import SimpleNamespace
 
 import pytest
 
-from felloe.domain.hardware import Gpu
 from felloe.host.cgroups import Limits
-from felloe.host.hardware import detect, limited_memory, parse_processor, read_nvml, usable_cores
+from felloe.host.hardware import Inspector, limited_memory, parse_anonymous, parse_processor, usable_cores
 
 
 def test_this_machine_is_described() -> None:
-    hardware = detect()
+    inspector = Inspector()
+    hardware = inspector.look([os.getpid()])
+    inspector.close()
     assert hardware.processor
     assert 1 <= hardware.cores <= (os.cpu_count() or 1)
     assert 0 < hardware.memory_available <= hardware.memory_total
+    assert 0 < hardware.memory_own < hardware.memory_total
+
+
+def test_processes_that_are_gone_hold_nothing() -> None:
+    assert Inspector().look([2**22 + 1]).memory_own == 0
+
+
+def test_what_a_process_holds_is_counted_without_the_pages_of_files() -> None:
+    status = "Name:\tx\nVmRSS:\t    900 kB\nRssAnon:\t     300 kB\nRssFile:\t     500 kB\nRssShmem:\t     100 kB\n"
+    assert parse_anonymous(status) == 400 * 1024
+    assert parse_anonymous("") == parse_anonymous("RssAnon: -5 kB\nRssAnon: many kB\n") == 0
 
 
 def test_a_quota_is_rounded_down_to_whole_cores_but_never_to_none() -> None:
@@ -40,66 +51,3 @@ def test_memory_is_what_the_control_group_leaves() -> None:
 )
 def test_the_processor_is_named_from_cpuinfo(text: str, name: str) -> None:
     assert parse_processor(text) == name
-
-
-class NvmlError(Exception):
-    pass
-
-
-class FakeNvml:
-    """As nvidia-ml-py; a card is (name, total, free) in bytes, an exception where the driver answers with an error."""
-
-    NVMLError = NvmlError
-
-    def __init__(self, *cards: tuple[object, int, int] | NvmlError, absent: bool = False) -> None:
-        self.cards = cards
-        self.absent = absent
-        self.open = False
-
-    def nvmlInit(self) -> None:
-        if self.absent:
-            raise NvmlError("NVML Shared Library Not Found")
-        self.open = True
-
-    def nvmlShutdown(self) -> None:
-        self.open = False
-
-    def nvmlDeviceGetCount(self) -> int:
-        return len(self.cards)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> object:
-        card = self.cards[index]
-        if isinstance(card, NvmlError):
-            raise card
-        return card
-
-    def nvmlDeviceGetName(self, card: tuple[object, int, int]) -> object:
-        return card[0]
-
-    def nvmlDeviceGetMemoryInfo(self, card: tuple[object, int, int]) -> object:
-        if card[1] == 0:
-            raise NvmlError("Not Supported")
-        return SimpleNamespace(total=card[1], free=card[2])
-
-
-def test_every_nvidia_gpu_is_listed() -> None:
-    nvml = FakeNvml(("A100", 80, 70), (b"RTX 4090", 24, 20))
-    assert read_nvml(nvml, 1000, 900) == (
-        Gpu(index=0, vendor="nvidia", name="A100", memory_total=80, memory_free=70),
-        Gpu(index=1, vendor="nvidia", name="RTX 4090", memory_total=24, memory_free=20),
-    )
-    assert not nvml.open
-
-
-def test_without_a_driver_there_are_no_gpus() -> None:
-    assert read_nvml(FakeNvml(absent=True), 1000, 900) == ()
-
-
-def test_a_gpu_that_fell_off_the_bus_does_not_hide_the_others() -> None:
-    gpus = read_nvml(FakeNvml(NvmlError("GPU is lost"), ("A100", 80, 70)), 1000, 900)
-    assert [gpu.index for gpu in gpus] == [1]
-
-
-def test_a_gpu_without_memory_of_its_own_shows_the_machines() -> None:
-    (gpu,) = read_nvml(FakeNvml(("GB10", 0, 0)), 1000, 900)
-    assert (gpu.memory_total, gpu.memory_free) == (1000, 900)

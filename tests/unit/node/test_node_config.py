@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from felloe.domain.errors import FelloeError
+from felloe.host.budget import MemoryLimits
 from felloe.node.config import ApiConfig, NodeConfig, load_config
 
 
@@ -56,6 +57,17 @@ def test_the_environment_wins(tmp_path: Path) -> None:
         ("[engine]\nslots = 0", "engine.slots"),
         ("[engine]\nqueue = -1", "engine.queue"),
         ("[engine]\ncontext = -5", "engine.context"),
+        ("[hardware]\nram_limit = '10'", "hardware.ram_limit"),
+        ("[hardware]\nram_limit = '-1GB'", "hardware.ram_limit"),
+        ("[hardware]\nram_limit = 5", "hardware.ram_limit"),
+        ("[hardware]\ngpu_memory_limit = '10 bananas'", "hardware.gpu_memory_limit"),
+        ("[hardware]\ngpu_memory_limit = 'gpu0=1GB, 2GB'", "hardware.gpu_memory_limit"),
+        ("[hardware]\ngpu_memory_limit = '1GB, 2GB'", "hardware.gpu_memory_limit"),
+        ("[hardware]\ngpu_memory_limit = 'gpu0=1GB, gpu0=2GB'", "hardware.gpu_memory_limit"),
+        ("[hardware]\ngpu_memory_limit = '=1GB'", "hardware.gpu_memory_limit"),
+        ("[hardware]\ngpu_memory_limit = 'gpu0='", "hardware.gpu_memory_limit"),
+        ("[api]\nload_wait_seconds = -1", "api.load_wait_seconds"),
+        ("[api]\nload_wait_seconds = 601", "api.load_wait_seconds"),
         ("[upstreams.o]\nurl = 'file:///etc/passwd'", "upstreams.o.url"),
         ("[upstreams.o]\nurl = 'http://x'\nslots = 0", "upstreams.o.slots"),
         ("api = 3", "api"),
@@ -98,3 +110,19 @@ def test_a_mirror_is_a_plain_url(tmp_path: Path, url: str) -> None:
         load_config(tmp_path, {"FELLOE_SOURCES_OLLAMA": url})
     assert (caught.value.code, "sources.ollama" in caught.value.detail) == ("bad_config", True)
     assert "secret" not in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("text", "gpu"),
+    [
+        ("", {}),
+        ("10GB", {"*": 10**10}),
+        ("0", {"*": 0}),
+        ("gpu0=10GB, GPU-1a2b = 12GiB,*=0", {"gpu0": 10**10, "GPU-1a2b": 12 * 2**30, "*": 0}),
+    ],
+)
+def test_memory_can_be_limited_for_all_gpus_and_for_each(tmp_path: Path, text: str, gpu: dict[str, int]) -> None:
+    written(tmp_path, f'[hardware]\ngpu_memory_limit = "{text}"')
+    assert load_config(tmp_path, {}).hardware.limits() == MemoryLimits(gpu=gpu)
+    environment = {"FELLOE_HARDWARE_GPU_MEMORY_LIMIT": text, "FELLOE_HARDWARE_RAM_LIMIT": "1.5 GB"}
+    assert load_config(tmp_path, environment).hardware.limits() == MemoryLimits(gpu=gpu, ram=1_500_000_000)

@@ -19,6 +19,7 @@ from felloe.domain.manifest import CHUNK_BYTES
 from felloe.domain.roster import Endpoint, Load, Member, Roster
 from felloe.mesh.connection import Connection
 from felloe.mesh.fetching import FetchAnswer, FetchQuestion, FetchServer
+from felloe.node.links import Links, asks_over_mesh
 from felloe.node.transfer_peers import PeerFinder, RemotePeer
 from felloe.node.transfer_server import TransferServer
 from member_house import House, HouseMember, open_house
@@ -78,7 +79,9 @@ class Town:
         self.questions = FetchServer(await self.line(self.holder))
         await self.questions.serve(self.library.read_piece)
         await self.server.start("127.0.0.1", 0)
-        self.finder = PeerFinder(await self.line(self.asker), self.roster, self.asker.tls, Pacer(0))
+        line = await self.line(self.asker)
+        self.links = Links(asks_over_mesh(line), self.roster)
+        self.finder = PeerFinder(line, self.roster, self.asker.tls, Pacer(0), self.links)
         self.place = Endpoint(hosts=("127.0.0.1",), port=self.server.port)
 
     async def close(self) -> None:
