@@ -7,12 +7,19 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
+from msgspec.msgpack import decode, encode
+
 from felloe.catalog.incoming import Blob
 from felloe.catalog.intake import Facts, TakenFile, describe
 from felloe.catalog.manifests import decode_manifest, encode_manifest
+from felloe.domain.fleet import RAM, Device
 from felloe.domain.gguf import GgufHeader, read_header, read_part
+from felloe.domain.gguf_layout import GgufLayout, read_layout
 from felloe.domain.ids import ModelDigest, NodeId, is_model_name
 from felloe.domain.manifest import CHUNK_BYTES
+from felloe.placement.memory import Share, price
+from felloe.placement.settings import Settings
+from felloe.placement.shape import Shape, shape_of
 from fuzz.gguf_pieces import Pieces, PlacedTensor, join, split
 from fuzz.surface import Surface, scratch
 from gguf_bytes import ARRAY, BOOL, FLOAT32, INT32, STRING, UINT8, UINT32, UINT64, GgufFile, array, text, tiny_model
@@ -29,6 +36,7 @@ _KEYS = (
     "llama.attention.key_length", "tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.chat_template",
 )  # fmt: skip
 _MOST_CHANGED = 100
+_RAM = Device(id=RAM, kind="cpu", memory=0)
 _WORDS = ("llama", "bert", "clip", "model", "adapter", "mmproj", "gpt2", "no_vocab", "..", "\x1b[2J", "x" * 70, "ä", "")
 
 
@@ -39,6 +47,9 @@ def _take(data: bytes) -> str:
     assert read_header(lambda _: slow.read(7), file="m.gguf", file_size=len(data)) == header
     part = read_part(io.BytesIO(data).read, file="m.gguf", file_size=len(data))
     assert (part.tensor_count, part.tensor_bytes) == (header.tensor_count, header.tensor_bytes)
+    layout = read_layout(io.BytesIO(data).read, file="m.gguf", file_size=len(data))
+    assert layout.header == header
+    _check_layout(layout)
     path = _file()
     path.write_bytes(data)
     blob = Blob(ModelDigest("blake3:" + "0" * 64), len(data), path, (bytes(32),))
@@ -47,6 +58,16 @@ def _take(data: bytes) -> str:
     assert manifest.chunk_size == CHUNK_BYTES
     assert decode_manifest(encode_manifest(manifest)) == manifest
     return f"{header.kind} {manifest.capabilities} {header.tensor_count > 0} {header.quantisation[:1]}"
+
+
+def _check_layout(layout: GgufLayout) -> None:
+    """Every byte has its place, and what a plan makes of it can be sent."""
+    ends = layout.input_bytes + layout.output_bytes + layout.vision_bytes
+    assert ends + sum(layer.total for layer in layout.layers) == layout.header.tensor_bytes
+    shape = shape_of(layout)
+    assert decode(encode(shape), type=Shape) == shape
+    (need,) = price(shape, Settings(context=2**20, slots=256), [Share(device=_RAM, layers=shape.units)])
+    assert 0 <= need.total < 2**63
 
 
 @cache

@@ -6,6 +6,7 @@ from typing import Protocol
 from felloe.console.messages import NameRequest, Nothing
 from felloe.console.model_messages import CleanedRow, ModelRow, VerifyStep
 from felloe.console.operator_table import Table
+from felloe.placement.shape import Shape
 
 
 class ModelOperations(Protocol):
@@ -16,6 +17,7 @@ class ModelOperations(Protocol):
     async def pin(self, request: NameRequest) -> Nothing: ...
     async def unpin(self, request: NameRequest) -> Nothing: ...
     async def clean(self, request: Nothing) -> CleanedRow: ...
+    async def shape(self, request: NameRequest) -> Shape: ...
     def verify(self, request: NameRequest) -> AsyncGenerator[VerifyStep, None]: ...
 
 
@@ -28,6 +30,7 @@ def model_table(models: ModelOperations) -> Table:
             "/models/pin": (NameRequest, models.pin),
             "/models/unpin": (NameRequest, models.unpin),
             "/models/clean": (Nothing, models.clean),
+            "/models/shape": (NameRequest, models.shape),
         },
         followed={"/models/verify": (NameRequest, models.verify, VerifyStep)},
     )

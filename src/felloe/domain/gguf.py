@@ -7,21 +7,17 @@ Source: the GGUF specification (docs/gguf.md of github.com/ggml-org/ggml), versi
 
 import re
 from collections.abc import Callable
-from typing import Literal, NoReturn
+from typing import Literal
 
 from msgspec import Struct
 
 from felloe.domain.ggml_types import FILE_TYPES
-from felloe.domain.gguf_reader import Cursor, Listed, Tensor, Value, read_metadata, read_tensor, shown
+from felloe.domain.gguf_fields import MAX_COUNT, MAX_HEADER_BYTES, Fields, Front, read_front
+from felloe.domain.gguf_reader import Tensor, shown
 
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
-MAX_HEADER_BYTES = 64 * 2**20
-_MAX_METADATA = 4096
-_MAX_TENSORS = 2**16
-_MAX_LAYERS = 4096
-_MAX_ALIGNMENT = 2**16
-_MAX_COUNT = 2**31 - 1
+MAX_LAYERS = 4096
 _POOLING: tuple[Pooling, ...] = ("none", "mean", "cls", "last", "rank")
 _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -82,8 +78,7 @@ def read_header(
     `file` names the file in errors; with `file_size` in bytes, every tensor must lie inside the file.
     Raises `bad_model_file` as `<file>: <field>: <why>`; whatever `read` raises passes through.
     """
-    fields, tensors, data_offset = _read(Cursor(read, file, max_header_bytes), file_size)
-    return _describe(fields, tensors, data_offset)
+    return describe(read_front(read, file=file, file_size=file_size, max_header_bytes=max_header_bytes))
 
 
 def read_part(
@@ -94,7 +89,7 @@ def read_part(
     max_header_bytes: int = MAX_HEADER_BYTES,
 ) -> GgufPart:
     """Parse a further part of a sharded model, as `read_header` parses the first."""
-    fields, tensors, _ = _read(Cursor(read, file, max_header_bytes), file_size)
+    fields, tensors, _ = read_front(read, file=file, file_size=file_size, max_header_bytes=max_header_bytes)
     return GgufPart(
         split_number=fields.integer("split.no"),
         split_count=fields.integer("split.count"),
@@ -105,91 +100,13 @@ def read_part(
     )
 
 
-def _read(cursor: Cursor, file_size: int | None) -> "tuple[_Fields, list[Tensor], int]":
-    """The checked metadata and tensors, and where the tensors' data begins."""
-    if cursor.take(4, "magic") != b"GGUF":
-        cursor.fail("magic", "is not GGUF")
-    version = cursor.unsigned("<I", "version")
-    if version not in (2, 3):
-        why = "the file is big-endian" if version in (2 << 24, 3 << 24) else f"{version} is not 2 or 3"
-        cursor.fail("version", why)
-    tensor_count = cursor.count("tensor count", _MAX_TENSORS)
-    metadata = read_metadata(cursor, cursor.count("metadata count", _MAX_METADATA))
-    fields = _Fields(metadata, cursor)
-    tensors = [read_tensor(cursor) for _ in range(tensor_count)]
-    alignment = fields.integer("general.alignment", 32, _MAX_ALIGNMENT)
-    if alignment < 1 or alignment & (alignment - 1):
-        cursor.fail("general.alignment", f"{alignment} is no power of two")
-    data_offset = -(-cursor.position // alignment) * alignment
-    _check_layout(cursor, tensors, alignment, None if file_size is None else file_size - data_offset)
-    return fields, tensors, data_offset
-
-
-def _check_layout(cursor: Cursor, tensors: list[Tensor], alignment: int, data_size: int | None) -> None:
-    """Every tensor has its own name and its own aligned place inside the file."""
-    names: set[str] = set()
-    end = 0
-    for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
-        field = f"tensor {shown(tensor.name)}"
-        if tensor.name in names:
-            cursor.fail(field, "appears twice")
-        names.add(tensor.name)
-        if tensor.offset % alignment:
-            cursor.fail(field, f"its offset {tensor.offset} is no multiple of {alignment}")
-        if tensor.offset < end:
-            cursor.fail(field, "it overlaps another tensor")
-        end = tensor.offset + tensor.size
-        if data_size is not None and end > data_size:
-            cursor.fail(field, f"it ends {end - data_size} bytes beyond the end of the file")
-
-
-class _Fields:
-    """Metadata by key and expected type."""
-
-    def __init__(self, metadata: dict[str, Value], cursor: Cursor) -> None:
-        self._metadata = metadata
-        self._cursor = cursor
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._metadata
-
-    def text(self, key: str, default: str = "") -> str:
-        value = self._metadata.get(key, default)
-        if not isinstance(value, str):
-            self.fail(key, "is not a string")
-        return value
-
-    def integer(self, key: str, default: int = 0, limit: int = _MAX_COUNT) -> int:
-        return self._checked(key, self._metadata.get(key, default), limit)
-
-    def per_layer(self, key: str, layers: int, default: int) -> tuple[int, ...]:
-        """One number for all layers or one for each."""
-        value = self._metadata.get(key, default)
-        if not isinstance(value, Listed):
-            return (self._checked(key, value, _MAX_COUNT),) * layers
-        if value.length != layers or value.numbers is None:
-            self.fail(key, f"has {value.length} entries for {layers} layers")
-        return tuple(self._checked(key, number, _MAX_COUNT) for number in value.numbers)
-
-    def length(self, key: str) -> int:
-        value = self._metadata.get(key)
-        return value.length if isinstance(value, Listed) else 0
-
-    def fail(self, key: str, why: str) -> NoReturn:
-        self._cursor.fail(key, why)
-
-    def _checked(self, key: str, value: Value, limit: int) -> int:
-        if not isinstance(value, int) or not 0 <= value <= limit:
-            shown = value if isinstance(value, int | float) else "the value"
-            self.fail(key, f"{shown} is no whole number up to {limit}")
-        return value
-
-
-def _describe(fields: _Fields, tensors: list[Tensor], data_offset: int) -> GgufHeader:
+def describe(front: Front) -> GgufHeader:
+    """The model that a checked front tells of; raises `bad_model_file`."""
+    fields, tensors, data_offset = front
     architecture = fields.text("general.architecture")
     if not _ARCHITECTURE.fullmatch(architecture):
         fields.fail("general.architecture", "is missing" if not architecture else f"{shown(architecture)} is no name")
-    layers = fields.integer(f"{architecture}.block_count", limit=_MAX_LAYERS)
+    layers = fields.integer(f"{architecture}.block_count", limit=MAX_LAYERS)
     width = fields.integer(f"{architecture}.embedding_length")
     heads = max(fields.per_layer(f"{architecture}.attention.head_count", layers, 0), default=0)
     head_width = width // heads if heads else 0
@@ -220,9 +137,9 @@ def _describe(fields: _Fields, tensors: list[Tensor], data_offset: int) -> GgufH
     )
 
 
-def _quantisation(fields: _Fields, tensors: list[Tensor]) -> str:
+def _quantisation(fields: Fields, tensors: list[Tensor]) -> str:
     """The file's own word for it, or the type that holds most of its bytes."""
-    named = FILE_TYPES.get(fields.integer("general.file_type", _MAX_COUNT))
+    named = FILE_TYPES.get(fields.integer("general.file_type", MAX_COUNT))
     if named:
         return named
     sizes: dict[str, int] = {}
@@ -231,14 +148,14 @@ def _quantisation(fields: _Fields, tensors: list[Tensor]) -> str:
     return max(sizes, key=lambda kind: sizes[kind], default="")
 
 
-def _vocabulary(fields: _Fields, tensors: list[Tensor]) -> int:
+def _vocabulary(fields: Fields, tensors: list[Tensor]) -> int:
     for tensor in tensors:
         if tensor.name == "token_embd.weight" and len(tensor.dimensions) == 2:
             return tensor.dimensions[1]
     return fields.length("tokenizer.ggml.tokens")
 
 
-def _pooling(fields: _Fields, architecture: str) -> Pooling | None:
+def _pooling(fields: Fields, architecture: str) -> Pooling | None:
     key = f"{architecture}.pooling_type"
     if key not in fields:
         return None

@@ -29,7 +29,12 @@ _HELD_STRINGS = {
     "tokenizer.ggml.model",
     "tokenizer.chat_template",
 }
-_HELD_ARRAYS = (".attention.head_count", ".attention.head_count_kv", ".feed_forward_length")
+_HELD_ARRAYS = (
+    ".attention.head_count",
+    ".attention.head_count_kv",
+    ".attention.sliding_window_pattern",
+    ".feed_forward_length",
+)
 
 
 class Tensor(NamedTuple):

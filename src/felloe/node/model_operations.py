@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from felloe.catalog.manifests import content_id
 from felloe.catalog.rules import model_of
+from felloe.catalog.sources.front import layout_of_file
 from felloe.catalog.store import Verified
 from felloe.console.catalog_messages import CatalogRow
 from felloe.console.messages import NameRequest, Nothing
@@ -17,9 +18,12 @@ from felloe.domain.ids import ModelName
 from felloe.domain.models import Model
 from felloe.node.catalog_operations import CatalogOperations
 from felloe.node.transfer_peers import HELD_DIGITS
+from felloe.placement.shape import Shape, shape_of
 
 if TYPE_CHECKING:
     from felloe.node.node import Node
+
+_SHAPE_TRIES, _SHAPE_PAUSE_SECONDS = 200, 0.1
 
 
 class ModelOperations:
@@ -95,6 +99,25 @@ class ModelOperations:
         """Delete leftovers, then models until the quota is kept."""
         cleaned = await self._node.store.clean()
         return CleanedRow(tuple(cleaned.models), cleaned.freed)
+
+    async def shape(self, request: NameRequest) -> Shape:
+        """What a stored or approved model weighs by layer; the front of one that is elsewhere comes from its holders.
+
+        Raises `model_not_found`, and `no_holder` when nobody gives the front in time.
+        """
+        if self._node.store.find(request.name) is not None:
+            return shape_of(await layout_of_file(self._node.store.path_of(request.name)))
+        known = self._node.approvals.known
+        approved = None if known is None else known.named(request.name)
+        if approved is None:
+            raise FelloeError("model_not_found", f"no model {request.name} is stored here or approved")
+        content, shapes = approved.listing.content, self._node.shapes
+        for _ in range(_SHAPE_TRIES):
+            if (shape := shapes.find(content)) is not None:
+                return shape
+            await asyncio.sleep(_SHAPE_PAUSE_SECONDS)
+        why = shapes.problem(content) or "its front did not come in time"
+        raise FelloeError("no_holder", f"{request.name}: {why}")
 
     async def verify(self, request: NameRequest) -> AsyncGenerator[VerifyStep, None]:
         """Read every byte of one model, or of all, and repair what other nodes have; ends with what was found."""

@@ -28,7 +28,7 @@ async def plan_file(reference: FileReference) -> Plan:
 async def copy_file(file: RemoteFile, blobs: Blobs, told: Told, room: Room) -> Blob:
     """The file as a blob of the store; raises `not_found`, `bad_model_file`, `disk_full`. What was copied stays."""
     path = Path(file.local)
-    with await asyncio.to_thread(_open, path) as source:
+    with await asyncio.to_thread(open_file, path) as source:
         facts = os.fstat(source.fileno())
         key = f"file:{path}\n{facts.st_dev}:{facts.st_ino}\n{facts.st_mtime_ns}\n{facts.st_size}"
         if (blob := blobs.received(key)) is not None:
@@ -71,13 +71,14 @@ def _plan(text: str) -> Plan:
 
 def _checked(path: Path) -> int:
     """The file's size in bytes, once its header can be read: nobody should wait for a copy that is refused then."""
-    with _open(path) as source:
+    with open_file(path) as source:
         size = os.fstat(source.fileno()).st_size
         read_header(source.read, file=str(path), file_size=size)
     return size
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_file(path: Path) -> IO[bytes]:
+    """A regular file to read; raises `not_found`, `bad_model_file`."""
     try:
         # Not blocking, or opening a named pipe would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

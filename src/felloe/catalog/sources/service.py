@@ -9,26 +9,14 @@ import httpx
 
 from felloe.catalog.incoming import Incoming
 from felloe.catalog.intake import Facts, TakenFile
-from felloe.catalog.sources.address_rules import AddressRules
-from felloe.catalog.sources.credentials import HUGGING_FACE_VARIABLE, REGISTRIES_VARIABLE, registry_logins
 from felloe.catalog.sources.download import Download, Told
-from felloe.catalog.sources.file import copy_file, plan_file
-from felloe.catalog.sources.https import plan_web
-from felloe.catalog.sources.huggingface import plan_hugging_face
-from felloe.catalog.sources.oci import plan_oci, registry_url
-from felloe.catalog.sources.ollama import plan_ollama
+from felloe.catalog.sources.file import copy_file
 from felloe.catalog.sources.plan import Plan, RemoteFile
+from felloe.catalog.sources.planning import address_rules, plan_reference
 from felloe.catalog.sources.progress import Meter, PullProgress
-from felloe.catalog.sources.reference import (
-    FileReference,
-    HuggingFaceReference,
-    OciReference,
-    OllamaReference,
-    Reference,
-    parse_reference,
-)
+from felloe.catalog.sources.reference import parse_reference
 from felloe.catalog.sources.settings import Limits, SourceSettings
-from felloe.catalog.sources.web import Anonymous, Credentials, Web
+from felloe.catalog.sources.web import Credentials, Web
 from felloe.catalog.store import ModelStore
 from felloe.domain.models import Model
 
@@ -53,10 +41,7 @@ class Sources:
         self._agent = agent
         self._limits = limits or Limits()
         self._tls = tls
-        mirrors = (settings.huggingface, settings.ollama, *settings.oci.values())
-        defaults = SourceSettings()
-        public = (defaults.huggingface, defaults.ollama)
-        self._rules = AddressRules((*settings.allow, *(url for url in mirrors if url not in public)))
+        self._rules = address_rules(settings)
 
     async def pull(self, text: str, *, name: str | None, environment: Mapping[str, str], report: Report) -> Model:
         """Bring the model that the reference `text` names into the store and return it.
@@ -77,26 +62,12 @@ class Sources:
             told=lambda note: report(meter.waiting(note)),
         )
         try:
-            plan, credentials = await self._plan(reference, web, environment)
+            plan, credentials = await plan_reference(reference, web, self._settings, environment)
             meter.expect({file.path: file.size or 0 for file in plan.files})
             taken = await self._fetch(plan, web, credentials, lambda file: _told(meter, file, report))
         finally:
             await web.close()
         return await self._store.accept(name, taken, _facts(plan))
-
-    async def _plan(self, reference: Reference, web: Web, environment: Mapping[str, str]) -> tuple[Plan, Credentials]:
-        settings = self._settings
-        if isinstance(reference, FileReference):
-            return await plan_file(reference), Anonymous()
-        if isinstance(reference, HuggingFaceReference):
-            token = environment.get(HUGGING_FACE_VARIABLE, "").strip()
-            return await plan_hugging_face(reference, web, settings.huggingface.rstrip("/"), token)
-        if isinstance(reference, OllamaReference):
-            return await plan_ollama(reference, web, settings.ollama.rstrip("/"))
-        if isinstance(reference, OciReference):
-            login = registry_logins(environment.get(REGISTRIES_VARIABLE, "")).get(reference.host)
-            return await plan_oci(reference, web, registry_url(reference.host, settings.oci), login)
-        return plan_web(reference), Anonymous()
 
     async def _fetch(
         self, plan: Plan, web: Web, credentials: Credentials, told: Callable[[RemoteFile], Told]
