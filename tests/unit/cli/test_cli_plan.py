@@ -1,0 +1,41 @@
+"""What `felloe plan` says on paper, with no node running."""
+
+from pathlib import Path
+
+from msgspec import json
+from typer.testing import CliRunner
+
+from felloe.cli.main import create_app
+from felloe.console.serving_messages import PlanView
+
+ROOT = Path(__file__).parents[3]
+FILES = ["--fleet", str(ROOT / "examples/fleet.toml"), "--models", str(ROOT / "examples/models.toml")]
+
+
+def test_the_table_has_a_row_a_replica_and_a_line_a_refusal() -> None:
+    result = CliRunner().invoke(create_app(), ["plan", *FILES], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "orchestrator-70b" in result.output
+    assert "write-8b: 1 not placed" in result.output
+    assert "that is proved" in result.output
+
+
+def test_json_is_the_plan_with_what_it_was_made_from() -> None:
+    result = CliRunner().invoke(create_app(), ["plan", *FILES, "--json"])
+    view = json.decode(result.stdout, type=PlanView)
+    assert (len(view.fleet.machines), len(view.desired)) == (3, 7)
+    assert {placement.model for placement in view.plan.placements} >= {"orchestrator-70b", "chat-8b", "edge-1b"}
+
+
+def test_models_of_files_are_read_by_their_headers(tmp_path: Path) -> None:
+    shipped = ROOT / "models/tiny-python/tiny-python-q8_0.gguf"
+    (tmp_path / "tiny.gguf").symlink_to(shipped)
+    models = tmp_path / "models.toml"
+    models.write_text('[[model]]\nname = "tiny"\ngguf = ["tiny.gguf"]\npins = ["spoke-b"]\n')
+    result = CliRunner().invoke(create_app(), ["plan", FILES[0], FILES[1], "--models", str(models), "--explain"])
+    assert "tiny as tiny:tiny" in result.output, result.output
+
+
+def test_one_file_alone_is_refused() -> None:
+    result = CliRunner().invoke(create_app(), ["plan", *FILES[:2]])
+    assert result.exit_code != 0
