@@ -26,6 +26,12 @@ DECISION = "catalog-decision."
 SIGNATURE = "catalog-signature."
 """What leads to the next catalogue: numbered publications and decisions, and by key the curators' signatures."""
 
+SERVING = "serving"
+"""What owners want served: a `Serving` (`domain/serving.py`)."""
+
+PLAN = "plan"
+"""What is to run where: a `NetworkPlan`, written by the leader."""
+
 Record = TypeVar("Record", bound=Struct)
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from felloe.domain.errors import FelloeError
 from felloe.hubs.network_state import NetworkState
-from felloe.hubs.records import CATALOG, CATALOG_BOOK, GENERATION, HUBS, MEMBER, NEXT, decode
+from felloe.hubs.records import CATALOG, CATALOG_BOOK, GENERATION, HUBS, MEMBER, NEXT, PLAN, SERVING, decode
 from felloe.mesh.connection import Connection
 from felloe.mesh.membership import ListedMember
 from felloe.mesh.permissions import state as state_subject
@@ -29,7 +29,7 @@ CATALOG_NEWS = "catalog-news"
 """Made from what is kept about the catalogue: only that it has changed, so that who cares asks for it."""
 
 _MADE = (REVOKED, CATALOG_NEWS)
-PUBLIC = (KEYS, HUBS, TRUST, REVOKED, NEXT, GENERATION, CATALOG, CATALOG_NEWS)
+PUBLIC = (KEYS, HUBS, TRUST, REVOKED, NEXT, GENERATION, CATALOG, CATALOG_NEWS, SERVING, PLAN)
 ANNOUNCE_SECONDS = 10.0
 
 

@@ -14,6 +14,7 @@ from felloe.domain.approval import Bundle
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import NodeId
 from felloe.domain.roster import Endpoints
+from felloe.domain.serving import DEMAND, DemandAnswer, DemandQuestion
 from felloe.host.clock import steady_seconds
 from felloe.host.files import write_atomic
 from felloe.host.processes import end, spawn
@@ -34,6 +35,7 @@ from felloe.hubs.probe import TrialAnswer, TrialRequest, try_node
 from felloe.hubs.records import HUBS, MEMBER, HubSet, decode
 from felloe.hubs.records import Hub as HubRecord
 from felloe.hubs.saved_state import SAVED_NAME, SavedState
+from felloe.hubs.serving_book import ServingBook
 from felloe.hubs.state_server import StatePlace
 from felloe.hubs.topics import Topics
 from felloe.hubs.upkeep import HubUpkeep
@@ -44,7 +46,7 @@ from felloe.mesh.hub_events import HubEvents
 from felloe.mesh.join_service import HubAddresses, JoinService, ThisHub
 from felloe.mesh.roster_service import RosterService
 from felloe.mesh.server_config import Routes, TlsFiles
-from felloe.mesh.services import HubServices, NodeClient
+from felloe.mesh.services import HubServices, NodeClient, NodeCommands
 from felloe.mesh.trust import Trust
 from felloe.node.config import PeerConfig
 from felloe.node.founding import own_host
@@ -52,6 +54,8 @@ from felloe.node.home import Home
 from felloe.node.http_server import NodeServer, listen_on_port
 from felloe.node.identity import Identity
 from felloe.node.message_server import MessageServer
+from felloe.node.planning import DemandDesk, Planning, PlanningPorts
+from felloe.node.solver import solve
 from felloe.node.stopping import safely
 
 logger = logging.getLogger(__name__)
@@ -72,13 +76,20 @@ class HubPlace(NamedTuple):
 class Hub:
     """The hub's servers and services: `start_servers` before the node connects, `start_services` after.
 
-    `saved` is what this hub knows of the state when it starts, `trusted` gives the catalogue that this node believes.
+    `saved` is what this hub knows of the state when it starts, `trusted` gives the catalogue that this node believes,
+    `planning` what the plan needs to know of models.
     """
 
     def __init__(
-        self, place: HubPlace, identity: Identity, saved: SavedState, trusted: Callable[[], Bundle | None]
+        self,
+        place: HubPlace,
+        identity: Identity,
+        saved: SavedState,
+        trusted: Callable[[], Bundle | None],
+        planning: PlanningPorts,
     ) -> None:
         self.place = place
+        self._planning_ports = planning
         self.identity = identity
         files = identity.files
         self._tls = TlsFiles(
@@ -90,6 +101,7 @@ class Hub:
         self.catalog = CatalogBook(
             self.state, self.members, Maker(), issuer=self._issuer, trusted=trusted, now=time.time
         )
+        self.serving = ServingBook(self.state)
         self._messages = MessageServer(
             place.home,
             identity.membership.node,
@@ -108,6 +120,7 @@ class Hub:
         self.leadership: Leadership | None = None
         self.changes: HubChanges | None = None
         self.survives: Callable[[], str] = str
+        self._commands: NodeCommands | None = None
         self._leading: list[asyncio.Task[NoReturn]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._operator = self.authority.operator_token
@@ -178,6 +191,7 @@ class Hub:
         self._events = HubEvents(self._system, connection, identity.membership.account)
         await self._events.start()
         self._lead(connection, roster)
+        await self._plan(connection, roster)
 
     def _lead(self, connection: Connection, roster: RosterService) -> None:
         """Take part in having one leader, and in what it does."""
@@ -211,6 +225,30 @@ class Hub:
             asyncio.create_task(self.catalog.run(self._leads), name="hub-catalog"),
         ]
 
+    async def _plan(self, connection: Connection, roster: RosterService) -> None:
+        """Plan the network's models while this hub leads, and pass on who asks for one."""
+        if self.leadership is None or self._services is None:
+            raise FelloeError("internal", "a hub plans only with its services up")
+        leadership, hubs = self.leadership, NodeClient(connection)
+        planning = Planning(
+            self.serving,
+            self._planning_ports,
+            roster=roster.snapshot,
+            term=leadership.term,
+            clock=steady_seconds,
+            now=time.time,
+            solve=solve,
+        )
+
+        async def tell(leader: NodeId, question: DemandQuestion) -> DemandAnswer:
+            return await hubs.tell(leader, DEMAND, question, DemandAnswer)
+
+        desk = DemandDesk(planning, self.identity.membership.node, leader=leadership.leader, tell=tell)
+        self._commands = NodeCommands(connection)
+        await self._commands.serve(DEMAND, DemandQuestion, desk.answer)
+        await self._services.serve(DEMAND, DemandQuestion, desk.pass_on)
+        self._leading.append(asyncio.create_task(planning.run(), name="hub-planning"))
+
     async def stop(self) -> None:
         """Let another hub lead, then end the services in the reverse order."""
         for task in self._leading:
@@ -218,7 +256,7 @@ class Hub:
         await asyncio.gather(*self._leading, return_exceptions=True)
         if self.leadership is not None:
             await safely(self.leadership.resign)
-        for part in (self._events, self._topics, self._services, self._system):
+        for part in (self._events, self._topics, self._commands, self._services, self._system):
             if part is not None:
                 await safely(part.close)
         if self._peer_api is not None:

@@ -25,6 +25,7 @@ from felloe.mesh.state import StateFollower
 from felloe.mesh.trust import read
 from felloe.node.hub import Hub, HubPlace
 from felloe.node.identity import Identity
+from felloe.node.planning import PlanningPorts
 from felloe.node.root_operations import Overtaken, publish_trust
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ _LINE_SECONDS = 10.0
 class HubRole:
     """Owns the `Hub` of this node, when it is one. `changed` is told that it has become one or ceased to be one.
 
-    `trusted` gives the catalogue of models that this node believes.
+    `trusted` gives the catalogue of models that this node believes, `planning` what a plan needs to know of models.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class HubRole:
         *,
         changed: Callable[[], None],
         trusted: Callable[[], Bundle | None],
+        planning: PlanningPorts,
     ) -> None:
         self._place = place
         self._identity = identity
@@ -60,6 +62,7 @@ class HubRole:
         self._exchange = exchange
         self._tell_changed = changed
         self._trusted = trusted
+        self._planning = planning
         self._follower = follower
         self._wake = asyncio.Event()
         self._doubted_at = time.monotonic()
@@ -72,7 +75,7 @@ class HubRole:
         saved = read_saved(self._identity.files.read_state(SAVED_NAME), path)
         if saved is None:
             raise FelloeError("bad_state", f"this node is a hub, but {path} is missing")
-        return Hub(self._place, self._identity, saved, self._trusted)
+        return Hub(self._place, self._identity, saved, self._trusted, self._planning)
 
     @property
     def hubs_to_choose(self) -> HubSet | None:
@@ -217,7 +220,7 @@ class HubRole:
         await self._identity.ask_others()
         if self._identity.membership.role != "hub":
             raise FelloeError("network_unreachable", "the hubs have not all heard yet that this node is to be a hub")
-        hub, trust = Hub(self._place, self._identity, saved, self._trusted), self._identity.trust
+        hub, trust = Hub(self._place, self._identity, saved, self._trusted, self._planning), self._identity.trust
         hub.state.generations.learn(None, self._next())
         try:
             await hub.start_servers()

@@ -16,7 +16,7 @@ class RecordedOperations:
         self.told: list[Any] = []
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("hubs", "root", "library", "catalog"):
+        if name in ("hubs", "root", "library", "catalog", "hardware", "serving"):
             return self
 
         async def unexpected(*_: object) -> None:

@@ -50,6 +50,7 @@ class World:
             cast(Any, follower),
             changed=lambda: None,
             trusted=lambda: None,
+            planning=nothing,
         )
         self.hub = cast(Any, SimpleNamespace(stop=self.stop, stop_servers=self.stop))
 
