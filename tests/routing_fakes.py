@@ -36,6 +36,7 @@ def make_replica(
     context: int = 2048,
     digest: str = DIGEST,
     capabilities: tuple[Capability, ...] = ("chat", "completion"),
+    speed: float = 0.0,
 ) -> Replica:
     model = Model(
         name=ModelName(name),
@@ -46,7 +47,7 @@ def make_replica(
         context=context,
         capabilities=capabilities,
     )
-    return Replica(model=model, engine="fake", state=state, slots=slots, context=context)
+    return Replica(model=model, engine="fake", state=state, slots=slots, context=context, speed=speed)
 
 
 def make_member(

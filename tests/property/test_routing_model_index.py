@@ -16,7 +16,10 @@ def members(draw: st.DrawFn, number: int) -> Member:
     names = draw(st.lists(st.sampled_from(MODELS), max_size=3))
     kinds = st.sampled_from([("chat",), ("chat", "tools"), ("embedding",)])
     states = st.sampled_from(["ready", "ready", "starting"])
-    replicas = [make_replica(name=name, state=draw(states), capabilities=draw(kinds)) for name in names]
+    speeds = st.sampled_from([0.0, 4.0, 50.0])
+    replicas = [
+        make_replica(name=name, state=draw(states), capabilities=draw(kinds), speed=draw(speeds)) for name in names
+    ]
     load = Load(active={draw(st.sampled_from(MODELS)): draw(st.integers(0, 5))}, draining=draw(st.booleans()))
     version = draw(st.sampled_from(["0.1.0", "0.1.7", "0.9.0", ""]))
     here = HERE if number == 0 else node_id(number)
@@ -46,6 +49,8 @@ def contents(index: ModelIndex) -> dict[str, object]:
         name: (
             sorted(index.get(name).ready, key=key),
             sorted(index.get(name).free, key=key),
+            index.get(name).ready.typical_speed,
+            index.get(name).ready.varied,
             index.get(name).known,
             index.get(name).capabilities,
         )

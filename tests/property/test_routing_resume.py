@@ -186,7 +186,7 @@ def test_the_replica_chosen_is_always_one_that_may_answer(loads: list[tuple[int,
     members = [
         make_member(
             node_id(at),
-            make_replica(slots=slots, state="ready" if at % 3 else "starting"),
+            make_replica(slots=slots, state="ready" if at % 3 else "starting", speed=float(active * slots % 11)),
             load=Load(active={MODEL: active}, draining=at % 5 == 4),
             alive=at % 7 != 6,
         )

@@ -99,10 +99,14 @@ def speed(step: Progress | PullRow) -> str:
     """`12.3 MB/s, 1:05 left`, or why nothing comes."""
     if step.note or not step.rate:
         return step.note
-    left = int(step.eta)
+    return f"{size(int(step.rate))}/s, {time_left(step.eta)}"
+
+
+def time_left(eta: float) -> str:
+    """`1:05 left`, `2:00:07 left`; `eta` in seconds."""
+    left = int(eta)
     hours, minutes, seconds = left // 3600, left % 3600 // 60, left % 60
-    clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-    return f"{size(int(step.rate))}/s, {clock} left"
+    return (f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}") + " left"
 
 
 def moment(seconds: float) -> str:

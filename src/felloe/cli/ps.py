@@ -9,10 +9,13 @@ from rich.live import Live
 from rich.text import Text
 
 from felloe.cli.client import OperatorClient
-from felloe.cli.output import JsonOption, moment, print_json, size, speed, table
+from felloe.cli.output import JsonOption, moment, print_json, size, speed, table, time_left
 from felloe.console.messages import MemberRow, PullRow, Status
+from felloe.console.serving_messages import ServingRow, ServingView
 from felloe.domain.hardware import Hardware
+from felloe.domain.roster import LoadingReplica, LoadStage, Replica
 
+_STAGES: dict[LoadStage, str] = {"waiting": "waits for memory", "fetching": "comes", "starting": "starts"}
 _COLUMNS = ["NODE", "ID", "ROLES", "STATE", "HARDWARE", "MODELS", "LOAD", "VERSION"]
 
 
@@ -20,7 +23,7 @@ def ps(
     json: JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show changes until Ctrl-C.")] = False,
 ) -> None:
-    """Show the nodes of the network: roles, hardware, models, load."""
+    """Show the nodes of the network: roles, hardware, models, load, and wanted models that are not ready."""
     client = OperatorClient()
     if not watch:
         if json:
@@ -49,6 +52,7 @@ def _watch_table(client: OperatorClient) -> None:
 def _picture(client: OperatorClient) -> Group:
     """The table, and beneath it what its cells have no room for."""
     members, status = client.ask("/members", list[MemberRow]), client.ask("/status", Status)
+    serving = client.ask("/serving", ServingView)
     ordered = sorted(members, key=lambda member: (member.record.roles, member.record.name))
     lines = [
         f"{member.record.name}: {model}: {reason}"
@@ -56,6 +60,12 @@ def _picture(client: OperatorClient) -> Group:
         for model, reason in sorted(member.problems.items())
     ]
     lines += [f"{member.record.name}: {_pull(pull)}" for member in ordered for pull in member.pulls]
+    lines += [
+        f"{member.record.name}: {_loading(loading)}"
+        for member in ordered
+        for loading in (member.record.loading if member.alive else ())
+    ]
+    lines += [_wanted(row) for row in serving.rows if row.state in ("cold", "refused", "waiting")]
     if status.alone_since:
         lines.append(f"no hub: serving this machine only since {moment(status.alone_since)}")
     return Group(table(_COLUMNS, [_row(member) for member in ordered]), *map(Text, lines))
@@ -63,9 +73,7 @@ def _picture(client: OperatorClient) -> Group:
 
 def _row(member: MemberRow) -> list[str]:
     record, load = member.record, member.load
-    models = ", ".join(
-        replica.model.name + ("" if replica.state == "ready" else f" ({replica.state})") for replica in record.replicas
-    )
+    models = ", ".join(map(_replica, record.replicas))
     active, waiting = sum(load.active.values()), sum(load.waiting.values())
     state = "up" if member.alive else f"gone {member.silent_seconds:.0f} s"
     return [
@@ -78,6 +86,26 @@ def _row(member: MemberRow) -> list[str]:
         f"{active} active, {waiting} waiting",
         member.note or record.version,
     ]
+
+
+def _replica(replica: Replica) -> str:
+    """`tiny-python`, `tiny-python (starting)`, `tiny-python (42 tokens/s)`."""
+    note = replica.state if replica.state != "ready" else f"{replica.speed:g} tokens/s" if replica.speed else ""
+    return replica.model.name + (f" ({note})" if note else "")
+
+
+def _loading(loading: LoadingReplica) -> str:
+    """`loads large: comes 1.2 GB of 4.0 GB, 1:05 left`."""
+    come = f" {size(loading.done)} of {size(loading.total)}" if loading.total else ""
+    left = f", {time_left(loading.ready_in)}" if loading.ready_in else ""
+    variant = f" as {loading.variant}" if loading.variant != loading.model else ""
+    return f"loads {loading.model}{variant}: {_STAGES[loading.stage]}{come}{left}"
+
+
+def _wanted(row: ServingRow) -> str:
+    """`large: cold, the next request loads it`."""
+    words = {"cold": "cold, the next request loads it", "waiting": "wanted, the leading hub plans it"}
+    return f"{row.desired.model}: {words.get(row.state) or f'does not fit: {row.note}'}"
 
 
 def _pull(pull: PullRow) -> str:

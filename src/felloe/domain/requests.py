@@ -37,7 +37,9 @@ class InferenceRequest(Struct, frozen=True, kw_only=True):
 
     `body` is the checked OpenAI body, less what the gateway itself carries out (`model`, `n`, `stream`,
     `stream_options`). `created` is in Unix seconds, `deadline` in seconds from now. For `chat` the body holds
-    `messages`; for `completion` a single `prompt` (text or token ids); for `embedding` an `input` list.
+    `messages`; for `completion` a single `prompt` (text or token ids); for `embedding` an `input` list. `wait` is how
+    many seconds the asking node waits for a model that is being loaded, None: as it is configured; no other node is
+    told.
     """
 
     id: RequestId
@@ -49,6 +51,7 @@ class InferenceRequest(Struct, frozen=True, kw_only=True):
     index: int = 0
     reach: Reach = "network"
     resume: TokenResume | ReplayResume | None = None
+    wait: float | None = None
 
 
 class Usage(Struct, frozen=True, array_like=True):

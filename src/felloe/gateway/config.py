@@ -1,9 +1,11 @@
 """What the gateway can be told: where to listen, whom to trust, and how much one client may use."""
 
 from pathlib import Path
+from typing import Literal
 
 from msgspec import Struct
 
+from felloe.domain.models import Capability
 from felloe.domain.requests import Reach
 
 
@@ -57,6 +59,19 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     host_names: tuple[str, ...] = ()
     reach: Reach = "network"
     limits: Limits = Limits()
+
+
+class ListedModel(Struct, frozen=True, kw_only=True):
+    """A model that may be asked for. `ready`: some node serves it; `loading`: one is about to; `cold`: on request.
+
+    `created` is in Unix seconds, `context` in tokens; both 0, and no `capabilities`, where only a running model tells.
+    """
+
+    name: str
+    state: Literal["ready", "loading", "cold"] = "ready"
+    created: int = 0
+    context: int = 0
+    capabilities: tuple[Capability, ...] = ()
 
 
 class NodeStatus(Struct, frozen=True):

@@ -9,9 +9,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from felloe.domain.errors import FelloeError
-from felloe.domain.models import Model
 from felloe.domain.requests import Kind
-from felloe.gateway.config import NodeStatus
+from felloe.gateway.config import ListedModel, NodeStatus
 from felloe.gateway.exchange import Exchange
 from felloe.gateway.inference import Inference
 from felloe.gateway.keys import Right
@@ -42,7 +41,7 @@ class Endpoints:
     def __init__(
         self,
         inference: Inference,
-        models: Callable[[], Sequence[Model]],
+        models: Callable[[], Sequence[ListedModel]],
         status: Callable[[], NodeStatus],
         metrics: Metrics,
     ) -> None:
@@ -104,12 +103,17 @@ def _json(content: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
-def _model_object(model: Model) -> dict[str, Any]:
-    return {
+def _model_object(model: ListedModel) -> dict[str, Any]:
+    """A model as OpenAI lists it, with what clients may want to know besides; what is not known is left out."""
+    content: dict[str, Any] = {
         "id": model.name,
         "object": "model",
         "created": model.created,
         "owned_by": "felloe",
-        "context_window": model.context,
-        "capabilities": model.capabilities,
+        "state": model.state,
     }
+    if model.context:
+        content["context_window"] = model.context
+    if model.capabilities:
+        content["capabilities"] = model.capabilities
+    return content

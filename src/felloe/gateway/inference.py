@@ -32,6 +32,7 @@ from felloe.gateway.rules import (
     chosen_reach,
     completion_call,
     embedding_call,
+    preferred_wait,
 )
 
 _log = logging.getLogger(__name__)
@@ -139,6 +140,7 @@ class Inference:
             created=int(time.time()),
             deadline=self._limits.deadline_seconds,
             reach=chosen_reach(exchange.header_values(b"x-felloe-reach"), self._config.reach),
+            wait=preferred_wait(exchange.header_values(b"prefer"), self._limits.deadline_seconds),
         )
         body = await exchange.read_body(self._limits.body_bytes, reserve)
         match kind:

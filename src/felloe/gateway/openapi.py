@@ -65,10 +65,16 @@ def _inference(body: str, answer: str, summary: str, *, streams: bool) -> dict[s
         "description": "How far the request may travel; never farther than the node's policy.",
         "schema": {"enum": ["device", "network", "market"]},
     }
+    wait = {
+        "name": "prefer",
+        "in": "header",
+        "description": "`wait=N` (RFC 7240): seconds to wait while the model is being loaded.",
+        "schema": _TEXT,
+    }
     return {
         "post": {
             "summary": summary,
-            "parameters": [reach],
+            "parameters": [reach, wait],
             "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(body)}}},
             "responses": _responses(content),
         }
@@ -121,7 +127,8 @@ def _answer_schemas() -> dict[str, Any]:
     vector = {"anyOf": [{"type": "array", "items": {"type": "number"}}, _TEXT]}
     embedding = _object(object={"const": "embedding"}, index=_COUNT, embedding=vector)
     error = _object(message=_TEXT, type=_TEXT, param=maybe_text, code=_TEXT)
-    model = _object(id=_TEXT, object={"const": "model"}, created=_COUNT, owned_by=_TEXT)
+    state = {"enum": ["ready", "loading", "cold"]}
+    model = _object(id=_TEXT, object={"const": "model"}, created=_COUNT, owned_by=_TEXT, state=state)
     return {
         "ChatCompletion": _object(
             **head, object={"const": "chat.completion"}, choices=_array(_object(**choice, message=message))

@@ -2,6 +2,7 @@
 refused. One request a choice; choices of one answer share id and creation time and differ in their index.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,13 +44,21 @@ _REACHES: tuple[Reach, ...] = ("device", "network", "market")
 _ID_PREFIX: dict[Kind, str] = {"chat": "chatcmpl-", "completion": "cmpl-", "embedding": "embd-"}
 
 
+_LONGEST_PREFER = 256
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_WAIT = re.compile(rb"(?:^|,)[ \t]*wait[ \t]*=[ \t]*([0-9]{1,9})[ \t]*(?=[,;]|$)", re.IGNORECASE)
+
+
 class Terms(Struct, frozen=True, kw_only=True):
-    """What the gateway adds to a body: an unguessable `token` for the id, the time, the time limit, the reach."""
+    """What the gateway adds to a body: an unguessable `token` for the id, the time, the time limit, the reach, and how
+    many seconds it may wait for a model to be loaded (None: as the node is configured).
+    """
 
     token: str
     created: int
     deadline: float
     reach: Reach
+    wait: float | None = None
 
 
 class Call(Struct, frozen=True, kw_only=True):
@@ -115,6 +124,21 @@ def chosen_reach(header_values: Sequence[bytes], most: Reach) -> Reach:
     raise FelloeError("invalid_value", "`x-felloe-reach` is `device`, `network` or `market`", param="x-felloe-reach")
 
 
+def preferred_wait(header_values: Sequence[bytes], most: float) -> float | None:
+    """The seconds of `Prefer: wait=N` (RFC 7240 section 4.3), at most `most`; None when no such preference is read.
+
+    The first one counts. A preference that cannot be understood is ignored, as the RFC has it, and so is a header of
+    more than 256 bytes.
+    """
+    value = b",".join(header_values)
+    if len(value) > _LONGEST_PREFER:
+        return None
+    # A quoted number is a number; other quoted text could look like a preference and is none.
+    plain = _QUOTED.sub(lambda text: text[0][1:-1] if text[0][1:-1].isdigit() else b"", value)
+    found = None if b'"' in plain else _WAIT.search(plain)
+    return None if found is None else min(most, float(found[1]))
+
+
 def total_usage(usages: Sequence[Usage], choices: int) -> Usage:
     """The usage of a whole answer: a prompt counts once for all its `choices`, as OpenAI counts it."""
     prompts = usages[::choices]
@@ -167,6 +191,7 @@ def _request(kind: Kind, model: str, body: dict[str, Any], index: int, terms: Te
         deadline=terms.deadline,
         index=index,
         reach=terms.reach,
+        wait=terms.wait,
     )
 
 

@@ -8,11 +8,10 @@ import ssl
 from collections.abc import Callable, Sequence
 
 from felloe.domain.errors import FelloeError
-from felloe.domain.models import Model
 from felloe.domain.ports import Answers
 from felloe.gateway.access import is_loopback, start_refusal
 from felloe.gateway.app import Front
-from felloe.gateway.config import GatewayConfig, Listener, NodeStatus
+from felloe.gateway.config import GatewayConfig, ListedModel, Listener, NodeStatus
 from felloe.gateway.endpoints import Endpoints
 from felloe.gateway.http_server import HttpServer
 from felloe.gateway.inference import Inference
@@ -34,7 +33,7 @@ class Gateway:
         self,
         config: GatewayConfig,
         answers: Answers,
-        models: Callable[[], Sequence[Model]],
+        models: Callable[[], Sequence[ListedModel]],
         keys: ApiKeys,
         status: Callable[[], NodeStatus],
         metrics: Metrics,

@@ -1,12 +1,14 @@
 """The OpenAI API of a node: what its gateway listens on, answers from, counts and says of the node."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from felloe import __version__
 from felloe.domain.models import Model
+from felloe.domain.plan import DesiredModel
 from felloe.domain.roster import Roster
-from felloe.gateway.config import GatewayConfig, Limits, Listener, NodeStatus
+from felloe.gateway.config import GatewayConfig, Limits, ListedModel, Listener, NodeStatus
 from felloe.gateway.metrics import Metrics
 from felloe.gateway.server import Gateway
 from felloe.node.config import NodeConfig
@@ -21,22 +23,41 @@ def create_gateway(node: "Node") -> Gateway:
     return Gateway(
         _gateway_config(node.config),
         node.router,
-        lambda: ready_models(node.roster.snapshot()),
+        lambda: listed_models(node.roster.snapshot(), node.wanted.models),
         node.keys,
         lambda: _status(node),
         _metrics(node),
     )
 
 
-def ready_models(roster: Roster) -> list[Model]:
-    """The models that some living node serves now, one row a name, by name."""
-    found: dict[str, Model] = {}
+def listed_models(roster: Roster, wanted: Sequence[DesiredModel]) -> list[ListedModel]:
+    """The models that may be asked for, one row a name, by name: what some living node serves, and what is wanted."""
+    ready: dict[str, Model] = {}
+    loading: set[str] = set()
     spoken = spoken_versions(__version__, roster)
     for member in roster.members.values():
-        for replica in member.record.replicas if member.alive and member.record.version in spoken else ():
+        if not member.alive or member.record.version not in spoken:
+            continue
+        loading.update(row.model for row in member.record.loading)
+        for replica in member.record.replicas:
             if replica.state == "ready":
-                found.setdefault(replica.model.name, replica.model)
-    return [found[name] for name in sorted(found)]
+                ready.setdefault(replica.model.name, replica.model)
+            elif replica.state == "starting":
+                loading.add(replica.model.name)
+    rows = [
+        ListedModel(
+            name=name, created=model.created, context=model.context, capabilities=model.capabilities, state="ready"
+        )
+        for name, model in ready.items()
+    ]
+    rows += [
+        ListedModel(
+            name=desired.model, context=desired.context, state="loading" if desired.model in loading else "cold"
+        )
+        for desired in wanted
+        if desired.model not in ready
+    ]
+    return sorted(rows, key=lambda row: row.name)
 
 
 def _status(node: "Node") -> NodeStatus:
@@ -63,6 +84,7 @@ def _metrics(node: "Node") -> Metrics:
         ),
         ("felloe_attempts_local", "Requests given to this node's replicas.", lambda: routed().local),
         ("felloe_attempts_remote", "Requests given to other nodes.", lambda: routed().remote),
+        ("felloe_waits_for_loading", "Times that a request met a model that nobody served.", lambda: routed().cold),
         ("felloe_answers_resumed", "Answers that went on at another replica.", lambda: routed().resumed),
         ("felloe_answers_broken", "Answers that could not go on.", lambda: routed().broken),
         (

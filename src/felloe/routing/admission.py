@@ -14,6 +14,7 @@ from felloe.domain.ports import Deliver, Replicas
 from felloe.domain.requests import Done, InferenceRequest, Kind, Piece, ReplayResume, TokenResume
 from felloe.domain.roster import Load, Replica
 from felloe.routing import rules
+from felloe.routing.pace import Pace, Timing
 from felloe.routing.replay import Replay
 from felloe.routing.rules import Busy
 from felloe.routing.waiting import Turn, WaitingLine
@@ -57,7 +58,7 @@ class ModelCounts(Struct):
 class _Desk:
     """The state of one model."""
 
-    __slots__ = ("active", "answer_seconds", "counts", "line", "model")
+    __slots__ = ("active", "answer_seconds", "begun", "counts", "line", "measured", "model", "pace")
 
     def __init__(self, model: ModelName) -> None:
         self.model = model
@@ -65,6 +66,16 @@ class _Desk:
         self.line = WaitingLine()
         self.counts = ModelCounts()
         self.answer_seconds = _FIRST_GUESS_SECONDS
+        self.begun = 0
+        self.pace = Pace()
+        self.measured: object = None
+
+    def pace_of(self, replica: Replica) -> Pace:
+        """The pace of this very replica: another file, engine or place begins anew."""
+        this = (replica.model.digest, replica.engine, replica.parts, replica.slots)
+        if this != self.measured:
+            self.measured, self.pace = this, Pace()
+        return self.pace
 
 
 class Admission:
@@ -91,14 +102,21 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
         self._callbacks: list[Callable[[], None]] = []
+        self._speed_callbacks: list[Callable[[], None]] = []
 
     def replicas(self) -> tuple[Replica, ...]:
-        """What is loaded here, whatever its state."""
-        return self._replicas.replicas()
+        """What is loaded here, whatever its state, with the speed that was measured."""
+        return tuple(map(self._timed, self._replicas.replicas()))
 
     def find(self, model: ModelName) -> Replica | None:
-        """The ready replica for `model`; None while this node drains."""
-        return None if self._draining else self._replicas.find(model)
+        """The ready replica for `model`, with the speed that was measured; None while this node drains."""
+        replica = None if self._draining else self._replicas.find(model)
+        return None if replica is None else self._timed(replica)
+
+    def _timed(self, replica: Replica) -> Replica:
+        desk = self._desks.get(replica.model.name)
+        told = 0.0 if desk is None or replica.state != "ready" else desk.pace_of(replica).told
+        return replace(replica, speed=told) if told else replica
 
     def busy(self, model: ModelName) -> Busy:
         """How many requests for `model` are being answered and wait here now."""
@@ -111,6 +129,7 @@ class Admission:
             active={model: desk.active for model, desk in self._desks.items() if desk.active},
             waiting={model: len(desk.line) for model, desk in self._desks.items() if desk.line},
             draining=self._draining,
+            served={model: desk.begun for model, desk in self._desks.items() if desk.begun},
         )
 
     def counts(self) -> dict[ModelName, ModelCounts]:
@@ -120,6 +139,10 @@ class Admission:
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the event loop after each change of `load()`."""
         self._callbacks.append(callback)
+
+    def on_speed(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in the event loop when the speed of a replica in `replicas()` has changed: seldom."""
+        self._speed_callbacks.append(callback)
 
     def replicas_changed(self) -> None:
         """Tell that a replica came, went or changed: waiting requests start, or fail so that others may take them."""
@@ -142,14 +165,25 @@ class Admission:
         first = number = len(request.resume.ids) if isinstance(request.resume, TokenResume) else 0
         failed = False
         done: Done | None = None
+        timing = Timing()
 
         def count(piece: Piece) -> Awaitable[None] | None:
             nonlocal number
             number = piece.number
-            return deliver(piece)
+            if not timing.begun:
+                timing.begin(piece, self._clock())
+                return deliver(piece)
+            behind = deliver(piece)
+            if behind is not None:
+                timing.slow()
+            return behind
 
         try:
             done = await self._ask(request, count)
+            if request.kind == "embedding":
+                self._measure(desk, done.usage.prompt, self._clock() - started, whole=True)
+            else:
+                self._measure(desk, *timing.result(number, self._clock()))
             return done
         except Exception:
             failed = True
@@ -157,6 +191,16 @@ class Admission:
         finally:
             desk.counts.close(request.kind, number - first, done, failed=failed)
             self._leave(desk, started)
+
+    def _measure(self, desk: _Desk, tokens: int, seconds: float, *, whole: bool = False) -> None:
+        """An answer said this of its replica's pace; `whole` when it was one piece, for the tokens of its input."""
+        replica = self._replicas.find(desk.model)
+        if replica is None or (whole and "completion" in replica.model.capabilities):
+            # A model that does both is measured by what it writes.
+            return
+        if desk.pace_of(replica).add(tokens, seconds):
+            for callback in self._speed_callbacks:
+                callback()
 
     async def _ask(self, request: InferenceRequest, deliver: Deliver) -> Done:
         if not isinstance(request.resume, ReplayResume):
@@ -233,6 +277,7 @@ class Admission:
 
     def _take_slot(self, desk: _Desk) -> None:
         desk.active += 1
+        desk.begun += 1
         self._idle.clear()
 
     def _free_slot(self, desk: _Desk) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 from felloe.domain.ports import Deliver
 from felloe.domain.requests import Piece
 from felloe.routing.journey import Journey
-from felloe.routing.rules import FINISH_MARK, Target
+from felloe.routing.rules import FINISH_MARK
 from felloe.routing.stats import RouterStats
+from felloe.routing.targets import Target
 
 
 class Attempt:

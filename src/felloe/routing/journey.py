@@ -9,7 +9,8 @@ from felloe.domain.ids import NodeId
 from felloe.domain.requests import InferenceRequest
 from felloe.routing import rules
 from felloe.routing.progress import Progress
-from felloe.routing.rules import Target, Wanted
+from felloe.routing.rules import Wanted
+from felloe.routing.targets import Target
 
 _SHORTEST_DEADLINE = 0.001
 
@@ -30,7 +31,7 @@ class Journey:
     chance. Where only the way broke, the node is asked again at once if it was answering, for it has read the prompt
     already, and else after a short rest.
 
-    `promised` tells that a slot of this node is meant for it.
+    `promised` tells that a slot of this node is meant for it, `load_by` until when it waits for the model to be loaded.
     """
 
     def __init__(self, request: InferenceRequest, deadline_at: float, patience: float) -> None:
@@ -42,6 +43,7 @@ class Journey:
         self.first_piece_due = True
         self.delivered_at = 0.0
         self.promised = False
+        self.load_by: float | None = None
         self._patience = patience
         self._waiting_since: float | None = None
         self._excluded: dict[NodeId, float] = {}
@@ -59,7 +61,7 @@ class Journey:
     def next_request(self, now: float) -> InferenceRequest:
         """What to ask the next replica: the time that is left, and where it goes on."""
         left = max(_SHORTEST_DEADLINE, self.deadline_at - now)
-        return replace(self.request, deadline=left, resume=self.progress.resume())
+        return replace(self.request, deadline=left, resume=self.progress.resume(), wait=None)
 
     def begin(self) -> None:
         """An attempt starts."""
@@ -72,7 +74,7 @@ class Journey:
         self.first_piece_due = False
         # From now on only this very model may go on.
         self.wanted = self.wanted._replace(digest=target.replica.model.digest)
-        self._waiting_since = None
+        self._waiting_since = self.load_by = None
         self._refusals = 0
         return now - self.delivered_at if self.progress.begun else None
 

@@ -5,49 +5,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import compress
 from operator import is_not, ne
-from typing import NamedTuple
 
 from felloe import __version__
 from felloe.domain.ids import ModelName, NodeId
 from felloe.domain.models import Capability
 from felloe.domain.roster import Member, Roster
 from felloe.domain.versions import compatible
-from felloe.routing.rules import Busy, Target, is_open, pressure
+from felloe.routing.rules import Busy, is_open, pressure
+from felloe.routing.targets import Key, Target, Targets
 
 _TIME_SHARE = 50
-
-
-class _Key(NamedTuple):
-    """A replica among all: the node and its number in the node's record."""
-
-    node: NodeId
-    number: int
-
-
-class _Targets:
-    """A list to draw from, to which single ones are added and from which they are taken without looking for them."""
-
-    __slots__ = ("_keys", "_places", "drawn_from")
-
-    def __init__(self) -> None:
-        self.drawn_from: list[Target] = []
-        self._keys: list[_Key] = []
-        self._places: dict[_Key, int] = {}
-
-    def put(self, key: _Key, target: Target) -> None:
-        self._places[key] = len(self._keys)
-        self._keys.append(key)
-        self.drawn_from.append(target)
-
-    def take(self, key: _Key) -> None:
-        """The last one comes to the place of the one that goes."""
-        place = self._places.pop(key, None)
-        if place is None:
-            return
-        last_key, last = self._keys.pop(), self.drawn_from.pop()
-        if last_key != key:
-            self._keys[place], self.drawn_from[place] = last_key, last
-            self._places[last_key] = place
 
 
 class Offers:
@@ -56,20 +23,20 @@ class Offers:
     __slots__ = ("_capabilities", "_free", "_ready", "_replicas")
 
     def __init__(self) -> None:
-        self._ready = _Targets()
-        self._free = _Targets()
+        self._ready = Targets()
+        self._free = Targets()
         self._replicas = 0
         self._capabilities: Counter[Capability] = Counter()
 
     @property
-    def ready(self) -> list[Target]:
+    def ready(self) -> Targets:
         """Those that may be asked."""
-        return self._ready.drawn_from
+        return self._ready
 
     @property
-    def free(self) -> list[Target]:
+    def free(self) -> Targets:
         """Those of `ready` that have a free slot by their last report."""
-        return self._free.drawn_from
+        return self._free
 
     @property
     def known(self) -> bool:
@@ -88,7 +55,7 @@ class Offers:
         self._capabilities.update(replica.model.capabilities)
         if replica.state != "ready" or not spoken or not is_open(member):
             return
-        key, target = _Key(member.record.id, number), Target(member.record.id, member.record, replica)
+        key, target = Key(member.record.id, number), Target(member.record.id, member.record, replica)
         self._ready.put(key, target)
         model = replica.model.name
         busy = Busy(member.load.active.get(model, 0), member.load.waiting.get(model, 0))
@@ -97,7 +64,7 @@ class Offers:
 
     def remove(self, member: Member, number: int) -> None:
         """Take back what `add` did."""
-        key = _Key(member.record.id, number)
+        key = Key(member.record.id, number)
         self._replicas -= 1
         self._capabilities.subtract(member.record.replicas[number].model.capabilities)
         self._ready.take(key)

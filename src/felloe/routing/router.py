@@ -15,12 +15,15 @@ from felloe.domain.roster import NodeRecord, Replica, Roster
 from felloe.routing import rules
 from felloe.routing.attempt import Attempt
 from felloe.routing.deadline import answered_within
+from felloe.routing.demand import FIRST_ANSWER_SECONDS, Demand
 from felloe.routing.journey import Journey
 from felloe.routing.model_index import NO_OFFERS, IndexCache, Offers
-from felloe.routing.rules import Busy, Others, Target
+from felloe.routing.rules import Busy, Others
 from felloe.routing.stats import RouterStats
+from felloe.routing.targets import Target
 
 PATIENCE_SECONDS = 3.0
+LOAD_WAIT_SECONDS = 60.0
 _LONGEST_NAP = 0.25
 
 
@@ -60,7 +63,8 @@ class Router:
     never given twice or left out. The frame with the finish reason is held until `Done` is there, so that a replica
     that dies in between leaves nothing half finished. `reach` is the most that policy allows; `patience_seconds` is
     how long a request waits for a replica to appear when nobody can be asked. While this node is not `settled`, a model
-    that nobody has may only not have been heard of yet.
+    that nobody has may only not have been heard of yet. What nobody serves and `demand` knows to be wanted is asked
+    for; a request that does not say how long it waits for that waits `load_wait_seconds`.
     """
 
     def __init__(
@@ -70,7 +74,9 @@ class Router:
         remote: NodeAnswers,
         *,
         reach: Reach = "network",
+        demand: Demand | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        load_wait_seconds: float = LOAD_WAIT_SECONDS,
         settled: Callable[[], bool] = lambda: True,
         random: Random | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -79,7 +85,9 @@ class Router:
         self._local = local
         self._remote = remote
         self._reach: Reach = reach
+        self._demand = demand
         self._patience_seconds = patience_seconds
+        self._load_wait_seconds = load_wait_seconds
         self._settled = settled
         self._random = (random or Random()).random  # noqa: S311 - spreads load, keeps no secret
         self._clock = clock
@@ -90,17 +98,24 @@ class Router:
         self._stats = RouterStats()
         rosters.on_change(lambda _: self._change.set())
         local.on_change(self._change.set)
+        if demand is not None:
+            demand.on_answer(self._change.set)
 
     def stats(self) -> RouterStats:
         """The live counts; read, do not change."""
         return self._stats
 
+    async def close(self) -> None:
+        """Give up asking for models."""
+        if self._demand is not None:
+            await self._demand.close()
+
     async def answer(self, request: InferenceRequest, deliver: Deliver) -> Done:
         """Answer `request` within its deadline.
 
         Raises, besides what the caller did wrong and what `deliver` raises: `model_not_found`,
-        `unsupported_capability`, `no_replica`, `overloaded` before the first piece; `replica_lost`, `resume_diverged`
-        after it; `deadline_exceeded`.
+        `unsupported_capability`, `no_replica`, `overloaded`, `model_loading`, `does_not_fit` before the first piece;
+        `replica_lost`, `resume_diverged` after it; `deadline_exceeded`.
         """
         if request.resume is not None:
             raise FelloeError("internal", "a request that resumes goes to a replica, not to a router")
@@ -181,14 +196,54 @@ class Router:
             target = self._pick(journey)
             if target is not None:
                 return target
+            demand = self._cold(journey, fresh=True)
+            if demand is not None:
+                await self._until_loaded(journey, demand)
+                continue
             # It looks again without being told, too: this node's own replicas may change unheard.
             await _wait(self._change, min(_LONGEST_NAP, journey.wait(self._clock())))
+
+    def _cold(self, journey: Journey, *, fresh: bool = False) -> Demand | None:
+        """Who asks for the model of `journey`, if it is wanted and nobody within reach serves it."""
+        demand, model = self._demand, journey.request.model
+        if demand is None or not self._may_leave(journey) or not demand.is_wanted(model):
+            return None
+        offers = self._indexes.get(self._rosters.snapshot(), fresh=fresh).get(model)
+        return demand if not offers.ready and self._local.find(model) is None else None
+
+    async def _until_loaded(self, journey: Journey, demand: Demand) -> None:
+        """Wait until somebody serves the model; raises when that takes too long or will not be."""
+        model, begun = journey.request.model, journey.progress.begun
+        self._stats.cold += 1
+        seconds = self._load_wait_seconds if journey.request.wait is None else journey.request.wait
+        if journey.tried:
+            # A replica that broke may be back in a moment, whoever does not want to wait for a load.
+            seconds = max(seconds, self._patience_seconds)
+        # Once until a piece comes: a model that comes and goes does not make it wait for ever.
+        until = journey.load_by = journey.load_by or self._clock() + seconds
+        answered_by = self._clock() + FIRST_ANSWER_SECONDS
+        try:
+            with demand.line(model, ahead=begun):
+                while self._cold(journey) is not None:
+                    self._change.clear()
+                    answered, now = demand.look(model), self._clock()
+                    if now >= until and (answered or now >= answered_by):
+                        raise demand.not_yet(model)
+                    await _wait(self._change, min(_LONGEST_NAP, max(until, answered_by) - now))
+        except FelloeError as error:
+            if not begun:
+                raise
+            detail = f"no replica of {model} is left to go on with the answer ({error.code})"
+            raise FelloeError("replica_lost", detail) from None
+
+    def _may_leave(self, journey: Journey) -> bool:
+        return rules.narrower(self._reach, journey.request.reach) != "device"
 
     def _pick(self, journey: Journey) -> Target | None:
         roster = self._rosters.snapshot()
         journey.look(self._clock())
         local = self._local_target(journey, roster)
-        if rules.narrower(self._reach, journey.request.reach) == "device":
+        if not self._may_leave(journey):
             offers = NO_OFFERS
             target = self._choose(journey, roster, local, offers)
         else:
@@ -197,7 +252,7 @@ class Router:
             if target is None:
                 offers = self._indexes.get(roster, fresh=True).get(journey.request.model)
                 target = self._choose(journey, roster, local, offers)
-        if target is None and not journey.tried and self._settled():
+        if target is None and not journey.tried and self._settled() and self._cold(journey) is None:
             self._refuse_unknown(journey, offers)
         return target
 

@@ -4,20 +4,25 @@ Pure: no clock, no randomness and no I/O; the caller passes in numbers. The rule
 
 1. This node, while its replica has a free slot (device first).
 2. Else another node with a free slot, as far as its last report and what was sent there since tell: two are drawn at
-   random, and the less pressed takes the request. Pressure is requests active and waiting per slot, so free slots per
-   slot is its complement; more slots break a tie. Two draws keep askers with the same stale report from all choosing
-   the same.
-3. Else, when nobody has a free slot: this node, unless the less pressed of two others has a shorter queue per slot.
+   random, in proportion to what they can do, and the one takes the request that is likely to be done first. Where
+   replicas differ clearly, a third is drawn, and one more among all, for a queue at a fast one may be shorter than an
+   answer of a slow one. Few draws keep askers with the same stale report from all choosing the same.
+3. Else, when nobody has a free slot: this node, unless one of two others is likely to be done earlier.
+
+How long a request is likely to take is (1 + pressure) / speed: pressure is requests active and waiting per slot, speed
+the tokens a second of one answer as its node has measured it. A replica that has not been measured counts as fast as
+the mean of the others, so that among equals the less pressed one is chosen; more slots break a tie.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from felloe.domain.ids import ModelDigest, ModelName, NodeId
 from felloe.domain.models import Capability
 from felloe.domain.requests import InferenceRequest, Piece, Reach
-from felloe.domain.roster import Member, NodeRecord, Replica, Roster
+from felloe.domain.roster import Member, Replica, Roster
 from felloe.domain.versions import compatible
+from felloe.routing.targets import Target, Targets, slots_of, speed_of
 
 FINISH_MARK = b'"finish_reason":"'
 """Stands in the frame that completes an answer, and never inside a JSON string, where its quotes would be escaped."""
@@ -54,14 +59,6 @@ _SMALL = 8
 _DRAWS = 12
 
 
-class Target(NamedTuple):
-    """A replica and the record of the node that has it; `record` is None for this node."""
-
-    node: NodeId
-    record: NodeRecord | None
-    replica: Replica
-
-
 class Busy(NamedTuple):
     """Requests of one model on one node: being answered and waiting."""
 
@@ -85,8 +82,8 @@ class Others(NamedTuple):
     word. `outstanding` counts the requests of this model that this node has at each node now.
     """
 
-    ready: Sequence[Target]
-    free: Sequence[Target]
+    ready: Targets
+    free: Targets
     members: Mapping[NodeId, Member]
     outstanding: Mapping[tuple[NodeId, ModelName], int]
 
@@ -138,18 +135,25 @@ def choose(
 
     `local` has been checked to be allowed and to fit. `random` returns numbers in [0, 1).
     """
-    here = None if local is None else pressure(local[1], local[0].replica.slots)
-    if local is not None and here is not None and here < 1:
+    here = 0.0 if local is None else pressure(local[1], local[0].replica.slots)
+    if local is not None and here < 1:
         return local[0]
+    known = 0.0 if local is None else speed_of(local[0].replica, 0.0)
+    typical = others.ready.typical_speed or known or 1.0
     best: Target | None = None
     there = 0.0
-    for target in _two(others, wanted, excludes, random):
-        pressed = _pressure_there(target, others, wanted.model)
-        if best is None or (pressed, -target.replica.slots) < (there, -best.replica.slots):
-            best, there = target, pressed
-    if local is not None and here is not None and (best is None or (there >= 1 and here <= there)):
+    for target in _drawn(others, wanted, excludes, random):
+        takes = likely_time(_pressure_there(target, others, wanted.model), speed_of(target.replica, typical))
+        if best is None or (takes, -target.replica.slots) < (there, -best.replica.slots):
+            best, there = target, takes
+    if local is not None and (best is None or likely_time(here, known or typical) <= there):
         return local[0]
     return best
+
+
+def likely_time(pressed: float, speed: float) -> float:
+    """How long a request takes at a replica of this pressure and speed, in seconds for each token of its answer."""
+    return (1 + pressed) / speed
 
 
 def _pressure_there(target: Target, others: Others, model: ModelName) -> float:
@@ -159,7 +163,9 @@ def _pressure_there(target: Target, others: Others, model: ModelName) -> float:
     return pressure(Busy(active, load.waiting.get(model, 0)), target.replica.slots)
 
 
-def _two(others: Others, wanted: Wanted, excludes: Excludes, random: Callable[[], float]) -> list[Target]:
+def _drawn(others: Others, wanted: Wanted, excludes: Excludes, random: Callable[[], float]) -> list[Target]:
+    """Whom to compare: at most four, none twice."""
+
     def allowed(target: Target) -> bool:
         member = others.members.get(target.node)
         return (
@@ -174,33 +180,45 @@ def _two(others: Others, wanted: Wanted, excludes: Excludes, random: Callable[[]
     def has_room(target: Target) -> bool:
         return allowed(target) and _pressure_there(target, others, wanted.model) < 1
 
+    varied = others.ready.varied
+    free = _draw(others.free, has_room, 3 if varied else 2, random)
+    if free and varied:
+        return free + [target for target in _draw(others.ready, allowed, 1, random) if target not in free]
     return (
-        _draw_two(others.free, has_room, random)
-        or _draw_two(others.ready, allowed, random)
-        or _keep_two([target for target in others.ready if allowed(target)], random)
+        free
+        or _draw(others.ready, allowed, 2, random)
+        or _keep(filter(allowed, others.ready), 2, others.ready.typical_speed, random)
     )
 
 
-def _draw_two(targets: Sequence[Target], good: Callable[[Target], bool], random: Callable[[], float]) -> list[Target]:
-    """Up to two good ones; of many, only some are looked at, so that it takes the same time for any number."""
+def _draw(targets: Targets, good: Callable[[Target], bool], most: int, random: Callable[[], float]) -> list[Target]:
+    """Up to `most` good ones; of many, only some are looked at, so that it takes the same time for any number."""
     if len(targets) <= _SMALL:
-        return _keep_two([target for target in targets if good(target)], random)
+        return _keep(filter(good, targets), most, targets.typical_speed, random)
     drawn: list[Target] = []
     for _ in range(_DRAWS):
-        target = targets[int(random() * len(targets))]
+        target = targets.draw(random)
         if target not in drawn and good(target):
             drawn.append(target)
-            if len(drawn) == 2:
+            if len(drawn) == most:
                 break
     return drawn
 
 
-def _keep_two(targets: list[Target], random: Callable[[], float]) -> list[Target]:
-    if len(targets) <= 2:
-        return targets
-    first = int(random() * len(targets))
-    second = int(random() * (len(targets) - 1))
-    return [targets[first], targets[second if second < first else second + 1]]
+def _keep(targets: Iterable[Target], most: int, typical: float, random: Callable[[], float]) -> list[Target]:
+    """Draw `most` of `targets` in proportion to what they can do."""
+    left, kept = list(targets), list[Target]()
+    if len(left) <= most:
+        return left
+    weights = [slots_of(target.replica) * speed_of(target.replica, typical or 1.0) for target in left]
+    while len(kept) < most:
+        point, at = random() * sum(weights), 0
+        while at < len(left) - 1 and point >= weights[at]:
+            point -= weights[at]
+            at += 1
+        kept.append(left.pop(at))
+        del weights[at]
+    return kept
 
 
 def is_open(member: Member) -> bool:

@@ -12,13 +12,15 @@ _RECENT = 1024
 class RouterStats(Struct):
     """Counts since the node started.
 
-    `local` and `remote` count attempts. `resumed` counts answers that went on at another replica; `gap_buckets` how
-    long their clients saw nothing, not cumulated, for the upper bounds `GAP_BUCKETS` (seconds) and beyond.
+    `local` and `remote` count attempts, `cold` waits for a model that nobody served. `resumed` counts answers that went
+    on at another replica; `gap_buckets` how long their clients saw nothing, not cumulated, for the upper bounds
+    `GAP_BUCKETS` (seconds) and beyond.
     """
 
     requests: int = 0
     local: int = 0
     remote: int = 0
+    cold: int = 0
     resumed: int = 0
     retried: int = 0
     broken: int = 0

@@ -7,32 +7,15 @@ from typing import Any
 import msgspec
 
 from felloe.domain.errors import FelloeError
-from felloe.domain.models import Model
 from felloe.domain.ports import Deliver
 from felloe.domain.requests import Done, InferenceRequest, Part, Piece, Usage
-from felloe.gateway import ApiKeys, Gateway, Metrics, NodeStatus
+from felloe.gateway import ApiKeys, Gateway, ListedModel, Metrics, NodeStatus
 
 WORDS = ("Hello", ", ", "wörld", "!")
 MODELS = (
-    Model(
-        name="tiny-python",
-        digest="sha256:" + "0" * 64,
-        size=4_000_000,
-        architecture="llama",
-        quantisation="q8_0",
-        context=1024,
-        capabilities=("chat", "completion"),
-        created=1_700_000_000,
-    ),
-    Model(
-        name="org/embedder:v1",
-        digest="",
-        size=1,
-        architecture="bert",
-        quantisation="f16",
-        context=512,
-        capabilities=("embedding",),
-    ),
+    ListedModel(name="tiny-python", context=1024, capabilities=("chat", "completion"), created=1_700_000_000),
+    ListedModel(name="org/embedder:v1", context=512, capabilities=("embedding",)),
+    ListedModel(name="large-and-asleep", state="cold"),
 )
 
 

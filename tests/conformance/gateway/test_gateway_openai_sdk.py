@@ -122,7 +122,7 @@ async def test_embeddings_come_in_the_format_asked_for(client: AsyncOpenAI, enco
 
 
 async def test_models_are_listed_and_shown(client: AsyncOpenAI) -> None:
-    assert [model.id async for model in client.models.list()] == ["tiny-python", "org/embedder:v1"]
+    assert [model.id async for model in client.models.list()] == ["tiny-python", "org/embedder:v1", "large-and-asleep"]
     assert (await client.models.retrieve("org/embedder:v1")).id == "org/embedder:v1"
     with pytest.raises(openai.NotFoundError) as caught:
         await client.models.retrieve("nobody/nothing")

@@ -11,8 +11,11 @@ from typer.testing import CliRunner
 from felloe.cli.client import OperatorClient
 from felloe.cli.main import create_app
 from felloe.console.messages import DrainRequest, DrainStep, MemberRow, PullRow, Status
+from felloe.console.serving_messages import ServingRow, ServingView
 from felloe.domain.errors import FelloeError
-from felloe.domain.roster import Load
+from felloe.domain.ids import ModelName
+from felloe.domain.plan import DesiredModel
+from felloe.domain.roster import Load, LoadingReplica
 from felloe.host.files import HomeLock
 from felloe.node.home import Home
 from routing_fakes import make_member, make_replica, node_id
@@ -42,8 +45,10 @@ def asked(home: Home, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return told
 
 
-def answer(monkeypatch: pytest.MonkeyPatch, *rows: MemberRow, alone_since: float = 0.0) -> None:
-    """Have the node show these members."""
+def answer(
+    monkeypatch: pytest.MonkeyPatch, *rows: MemberRow, alone_since: float = 0.0, wanted: tuple[ServingRow, ...] = ()
+) -> None:
+    """Have the node show these members, and these wanted models."""
     status = Status(
         node="n",
         name="n",
@@ -60,7 +65,8 @@ def answer(monkeypatch: pytest.MonkeyPatch, *rows: MemberRow, alone_since: float
         credential_expires_at=0,
         alone_since=alone_since,
     )
-    monkeypatch.setattr(OperatorClient, "ask", lambda _, path, kind: status if path == "/status" else list(rows))
+    answers: dict[str, object] = {"/status": status, "/members": list(rows), "/serving": ServingView(rows=wanted)}
+    monkeypatch.setattr(OperatorClient, "ask", lambda _, path, kind: answers[path])
 
 
 def test_a_drain_says_what_it_waits_for(asked: list[Any]) -> None:
@@ -144,3 +150,35 @@ def test_ps_shows_how_far_running_pulls_are(monkeypatch: pytest.MonkeyPatch, hom
     shown = CliRunner().invoke(create_app(), ["ps"]).stdout
     assert "pulls hf:owner/repo: m.gguf 1.0 GB of 4.0 GB, 10.0 MB/s, 5:00 left" in shown
     assert "pulls ollama:x:1: 0 B, the server asks to wait" in shown
+
+
+def test_ps_shows_models_that_are_being_loaded_with_the_time_left(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    large, small = ModelName("large"), ModelName("large-q4")
+    loading = (
+        LoadingReplica(model=large, variant=small, stage="fetching", done=10**9, total=4 * 10**9, ready_in=65.4),
+        LoadingReplica(model=large, variant=large, stage="starting"),
+        LoadingReplica(model=large, variant=large, stage="waiting", ready_in=7300),
+    )
+    record = replace(make_member(node_id(1), make_replica(speed=42.0)).record, name="attic", loading=loading)
+    answer(monkeypatch, MemberRow(record=record, load=Load(), alive=True, this=True, silent_seconds=0))
+    shown = CliRunner().invoke(create_app(), ["ps"]).stdout
+    assert "attic: loads large as large-q4: comes 1.0 GB of 4.0 GB, 1:05 left" in shown
+    assert "attic: loads large: starts\n" in shown
+    assert "attic: loads large: waits for memory, 2:01:40 left" in shown
+    assert "tiny-python (42 tokens/s)" in shown
+
+
+def test_ps_shows_wanted_models_that_run_nowhere(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    wanted = tuple(
+        ServingRow(
+            desired=DesiredModel(model=ModelName(name)), state=state, ready=0, note="2.1 GB short on attic [red]"
+        )
+        for name, state in (("asleep", "cold"), ("too-large", "refused"), ("new", "waiting"), ("fine", "ready"))
+    )
+    row = MemberRow(record=make_member(node_id(1)).record, load=Load(), alive=True, this=True, silent_seconds=0)
+    answer(monkeypatch, row, wanted=wanted)
+    shown = CliRunner().invoke(create_app(), ["ps"]).stdout
+    assert "asleep: cold, the next request loads it\n" in shown
+    assert "too-large: does not fit: 2.1 GB short on attic [red]\n" in shown
+    assert "new: wanted, the leading hub plans it\n" in shown
+    assert "fine" not in shown

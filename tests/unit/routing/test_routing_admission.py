@@ -47,10 +47,10 @@ async def test_no_more_run_than_there_are_slots():
     asked = [ask(admission) for _ in range(5)]
     await settle()
     assert engines.running == 2
-    assert admission.load() == Load(active={MODEL: 2}, waiting={MODEL: 3})
+    assert admission.load() == Load(active={MODEL: 2}, waiting={MODEL: 3}, served={MODEL: 2})
     engines.gate.set()
     assert all(done is not None for _, done, _ in await asyncio.gather(*asked))
-    assert admission.load() == Load()
+    assert admission.load() == Load(served={MODEL: 5})
 
 
 async def test_beyond_the_limit_a_request_is_told_when_to_come_again():
@@ -190,7 +190,7 @@ async def test_a_slot_given_to_someone_who_was_just_cancelled_goes_on_to_the_nex
     _, done, _ = await lucky
     assert done is not None
     assert len(engines.requests) == 2, "the unlucky one never came to the engine"
-    assert admission.load() == Load()
+    assert admission.load() == Load(served={MODEL: 3})
 
 
 async def test_a_model_that_is_not_here_is_not_found_and_one_that_is_not_ready_is_named_so():
@@ -259,7 +259,7 @@ async def test_changes_are_told():
     seen: list[Load] = []
     admission.on_change(lambda: seen.append(admission.load()))
     await ask(admission)
-    assert seen == [Load(active={MODEL: 1}), Load()]
+    assert seen == [Load(active={MODEL: 1}, served={MODEL: 1}), Load(served={MODEL: 1})]
 
 
 async def test_tokens_are_counted_without_what_came_from_elsewhere():
@@ -284,4 +284,4 @@ async def test_an_unexpected_error_frees_the_slot():
     admission = Admission(engines)
     with pytest.raises(RuntimeError):
         await ask(admission)
-    assert admission.load() == Load()
+    assert admission.load() == Load(served={MODEL: 1})

@@ -17,6 +17,7 @@ from felloe.routing.admission import Admission
 from felloe.routing.router import Router
 from felloe.routing.rules import MOST_BARREN_FAILURES
 from routing_fakes import (
+    MODEL,
     Death,
     Deaths,
     FakeEngines,
@@ -297,7 +298,7 @@ async def test_a_deadline_ends_a_silent_answer():
     world = World(here=here)
     _, _, error = await world.ask(deadline=0.01)
     assert error is not None and (error.code, error.status) == ("deadline_exceeded", 504)
-    assert here.running == 0 and world.local.load() == Load()
+    assert here.running == 0 and world.local.load() == Load(served={MODEL: 1})
 
 
 async def test_a_deadline_ends_the_wait_for_a_replica():
@@ -321,7 +322,7 @@ async def test_closing_the_answer_closes_the_engine_at_once():
     reader = Reader(partial(world.router.answer, make_request()))
     await reader.next()
     await reader.close()
-    assert here.running == 0 and world.local.load() == Load()
+    assert here.running == 0 and world.local.load() == Load(served={MODEL: 1})
 
 
 async def test_what_the_client_fails_with_is_not_tried_elsewhere():
@@ -351,7 +352,7 @@ async def test_a_client_that_is_behind_at_the_end_is_waited_for():
     with pytest.raises(asyncio.InvalidStateError):
         reader.answer.result()
     await reader.close()
-    assert world.local.load() == Load()
+    assert world.local.load() == Load(served={MODEL: 1})
 
 
 @pytest.mark.parametrize("after_the_deadline", [False, True])

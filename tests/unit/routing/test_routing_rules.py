@@ -10,7 +10,8 @@ from felloe.domain.roster import Load, Member, Replica
 from felloe.domain.versions import parse
 from felloe.routing import rules
 from felloe.routing.model_index import IndexCache, ModelIndex
-from felloe.routing.rules import Busy, Others, Target, Wanted
+from felloe.routing.rules import Busy, Others, Wanted
+from felloe.routing.targets import Target
 from routing_fakes import HERE, MODEL, make_member, make_replica, make_request, make_roster, node_id
 
 WANTED = Wanted(MODEL, ("chat",))
