@@ -66,6 +66,8 @@ bench: $(VENV)/dev ## every benchmark beside its peers; takes a while
 	$(BIN)/python benchmarks/resume.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/leader.py
 	$(BIN)/python benchmarks/idle.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/slow_cards.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/memory.py
 
 bench-store: $(VENV)/dev ## the store beside cp and b3sum, models from other nodes beside curl; root on Linux; half an hour
 	PYTHONPATH=tests $(BIN)/python benchmarks/store.py

@@ -20,6 +20,13 @@ def test_ps_and_models_show_the_network(network: Network) -> None:
     assert models[0]["replicas"] == {"serving-a": "ready", "serving-b": "ready"}
 
 
+def test_hardware_shows_the_machine_and_what_its_models_hold(network: Network) -> None:
+    spoke = next(node for node in network.nodes if node.name == "serving-a")
+    ram = json.loads(spoke.run("hardware", "--json").stdout)["devices"][0]
+    assert 0 < ram["held"] < ram["models"] < ram["total"]
+    assert network.hub.run("hardware").stdout.splitlines()[0].startswith("hub: ")
+
+
 def test_chat_streams_an_answer(network: Network) -> None:
     said = network.nodes[1].run("chat", "tiny-python", "Write a function", "--temperature", "0", "--max-tokens", "8")
     assert said.stdout.strip()

@@ -13,6 +13,8 @@ from felloe.cli import (
     demote,
     doctor,
     drain,
+    fit,
+    hardware,
     hubs,
     invite,
     join,
@@ -20,15 +22,18 @@ from felloe.cli import (
     leave,
     load,
     models,
+    plan,
     promote,
     ps,
     publish,
     pull,
     recover,
     reject,
+    retire,
     revoke,
     root,
     rotate,
+    serve,
     unload,
     up,
     upstream,
@@ -60,6 +65,9 @@ def create_app() -> typer.Typer:
     app.command("join")(join.join)
     app.command("leave")(leave.leave)
     app.command("ps")(ps.ps)
+    app.command("hardware")(hardware.hardware)
+    app.command("fit")(fit.fit)
+    app.command("plan")(plan.plan)
     app.command("hubs")(hubs.hubs)
     app.command("promote")(promote.promote)
     app.command("demote")(demote.demote)
@@ -73,6 +81,8 @@ def create_app() -> typer.Typer:
     app.add_typer(curators.app, name="curators")
     app.command("load")(load.load)
     app.command("unload")(unload.unload)
+    app.command("serve")(serve.serve)
+    app.command("retire")(retire.retire)
     app.command("drain")(drain.drain)
     app.command("chat")(chat.chat)
     app.add_typer(key.app, name="key")

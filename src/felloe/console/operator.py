@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from felloe.console.catalog_operator import CatalogOperations, catalog_table
+from felloe.console.hardware_operator import HardwareOperations, hardware_table
 from felloe.console.hub_messages import ChangeStep
 from felloe.console.hub_operator import HubOperations, RootOperations, network_table
 from felloe.console.messages import (
@@ -42,6 +43,7 @@ from felloe.console.messages import (
 from felloe.console.model_messages import VerifyStep
 from felloe.console.model_operator import ModelOperations, model_table
 from felloe.console.operator_table import Table
+from felloe.console.serving_operator import ServingOperations, serving_table
 from felloe.domain.errors import FelloeError
 from felloe.domain.roster import Replica
 
@@ -61,6 +63,10 @@ class Operations(Protocol):
     def library(self) -> ModelOperations: ...
     @property
     def catalog(self) -> CatalogOperations: ...
+    @property
+    def hardware(self) -> HardwareOperations: ...
+    @property
+    def serving(self) -> ServingOperations: ...
     async def status(self) -> Status: ...
     async def members(self) -> list[MemberRow]: ...
     def pull(self, request: PullRequest) -> AsyncGenerator[Progress, None]: ...
@@ -110,6 +116,8 @@ def create_operator_app(operations: Operations) -> Starlette:
         network_table(operations.hubs, operations.root),
         model_table(operations.library),
         catalog_table(operations.catalog),
+        serving_table(operations.serving),
+        hardware_table(operations.hardware),
     ):
         routes += [Route(path, _asking(operation), methods=["GET"]) for path, operation in table.asked.items()]
         routes += [Route(path, _telling(kind, act), methods=["POST"]) for path, (kind, act) in table.told.items()]

@@ -54,6 +54,9 @@ CATALOGUE: dict[str, ErrorSpec] = {
     "draining": ErrorSpec(503, Fault.NODE, "overloaded_error", "Ask another node; this one is stopping."),
     "engine_failed": ErrorSpec(500, Fault.NODE, "server_error", "Look at `felloe doctor` and the engine's log."),
     "engine_start_failed": ErrorSpec(500, Fault.NODE, "server_error", "Look at the engine's log; check the memory."),
+    "out_of_memory": ErrorSpec(
+        507, Fault.NODE, "server_error", "Unload a model, lower `--context`, or take a smaller one; see `felloe fit`."
+    ),
     "already_loaded": ErrorSpec(409, Fault.CALLER, _BAD, "Unload it first, or choose another name."),
     "bad_model_file": ErrorSpec(400, Fault.NODE, _BAD, "Fetch the file again; it is damaged or is not GGUF."),
     "bad_manifest": ErrorSpec(
@@ -72,10 +75,17 @@ CATALOGUE: dict[str, ErrorSpec] = {
     ),
     "bad_state": ErrorSpec(500, Fault.NODE, "server_error", "Restore the named file from a backup or remove it."),
     "bad_config": ErrorSpec(500, Fault.NODE, "server_error", "Correct the named setting."),
+    "bad_plan_file": ErrorSpec(400, Fault.CALLER, _BAD, "Correct the file; see docs/placement.md."),
     "not_running": ErrorSpec(503, Fault.NODE, "server_error", "Start the node with `felloe up`."),
     "internal": ErrorSpec(500, Fault.NODE, "server_error", "This is a bug; report the code and the log's line."),
     # the network
     "no_replica": ErrorSpec(503, Fault.NETWORK, "overloaded_error", "Wait until a node serves the model again."),
+    "model_loading": ErrorSpec(
+        503, Fault.NETWORK, "overloaded_error", "Wait for the seconds in Retry-After, or send `Prefer: wait=<seconds>`."
+    ),
+    "does_not_fit": ErrorSpec(
+        503, Fault.NETWORK, "overloaded_error", "Do what the message names; `felloe plan` shows what is short."
+    ),
     "replica_lost": ErrorSpec(503, Fault.NETWORK, "server_error", "Send the request again."),
     "line_lost": ErrorSpec(503, Fault.NETWORK, "server_error", "Send the request again."),
     "resume_diverged": ErrorSpec(502, Fault.NETWORK, "server_error", "Send the request again."),

@@ -15,12 +15,14 @@ import psutil
 from felloe.domain.errors import FelloeError
 from felloe.engines.engine_log import EngineLog
 from felloe.engines.http_client import Address, HttpClient, HttpError, TcpAddress, UnixAddress
+from felloe.engines.memory_log import MemoryLog
 from felloe.engines.options import ChildOptions, ChildReply
-from felloe.engines.rules import last_words, loggable, start_failure
+from felloe.engines.rules import is_chatter, last_words, loggable, start_failure
 from felloe.host.processes import end, spawn
 
 _SOCKET_PATH_LIMIT = 100
 _STOP_SECONDS = 2.0
+_LOG_SECONDS = 1.0
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "TEMP", "VIRTUAL_ENV", "SYSTEMROOT", "XDG_RUNTIME_DIR")
 _KEPT_PREFIXES = ("LC_", "LD_", "DYLD_", "PYTHON", "CUDA", "NVIDIA", "GGML_", "HIP", "ROC", "HSA_", "VK_", "OMP_")
 
@@ -38,6 +40,8 @@ class EngineChild:
         self._process: asyncio.subprocess.Process | None = None
         self._client: HttpClient | None = None
         self._log_task: asyncio.Task[None] | None = None
+        self.memory_log = MemoryLog(options.devices)
+        self._told_memory = asyncio.Event()
         self._is_ready = False
         self._last_lines: deque[str] = deque(maxlen=200)
 
@@ -84,12 +88,13 @@ class EngineChild:
             stdin=pipe,
             stdout=pipe,
             stderr=pipe,
-            environment=_environment(),
+            environment=_environment() | options.environment,
         )
         self._log_task = asyncio.create_task(self._copy_log(process), name=f"log of {self._file_name}")
         reply = await self._introduce(process, options)
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._client = HttpClient(_address(reply.address), headers=headers)
+        await self._hear_of_memory(reply)
         await prepare(self._client)
         self._last_lines.clear()
         self._is_ready = True
@@ -113,15 +118,29 @@ class EngineChild:
             lines.append(reply.error)
         raise start_failure(self._file_name, lines, exit_code)
 
+    async def _hear_of_memory(self, reply: ChildReply) -> None:
+        """Its log may come a moment after its reply."""
+        if reply.tells_memory:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOG_SECONDS):
+                    await self._told_memory.wait()
+
     async def _copy_log(self, process: asyncio.subprocess.Process) -> None:
         """Move the child's error stream to the log, line by line, less what may quote a request."""
         if process.stderr is None:
             return
-        rest = ""
+        rest, after_chatter = "", False
         while data := await process.stderr.read(16384):
             *lines, rest = (rest + data.decode(errors="replace")).split("\n")
             rest = rest[-4096:]
             for line in lines:
+                if not self._is_ready:
+                    self.memory_log.read(line)
+                    if self.memory_log.complete:
+                        self._told_memory.set()
+                    after_chatter = is_chatter(line, after_chatter)
+                    if after_chatter:
+                        continue
                 kept = loggable(line, self._is_ready)
                 if kept is not None:
                     self._last_lines.append(kept)

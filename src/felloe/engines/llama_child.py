@@ -5,6 +5,7 @@ Reads one line of JSON (`ChildOptions`) on standard input, starts llama.cpp's HT
 Options come by standard input because arguments are visible to every user of the machine.
 """
 
+import ctypes
 import importlib
 import mmap
 import os
@@ -15,12 +16,11 @@ from typing import Any
 
 import msgspec
 
+from felloe.domain.batches import PROMPT_CACHE_BYTES, batch_tokens
 from felloe.engines.options import ChildOptions, ChildReply
 
-_ERRORS_ONLY = 1
-_PROMPT_CACHE_MIB = 256
-_BATCH_TOKENS = 512
-_EMBEDDING_TOKENS = 2048
+_ERRORS_ONLY, _EVERYTHING = 1, 4
+_MOST_GPUS = 128
 _METADATA_LIMIT = 16 * 1024 * 1024
 _UINT32 = 4
 
@@ -41,14 +41,29 @@ def main() -> None:
     # C++ writes to descriptor 1 in some error cases; only the reply may go there.
     reply_descriptor = os.dup(1)
     os.dup2(2, 1)
+    loudness = _loudness()
     try:
-        server = xllamacpp.Server(_parameters(options))
+        server = xllamacpp.Server(_parameters(options, _ERRORS_ONLY if loudness is None else _EVERYTHING))
     except Exception as error:
         _reply(reply_descriptor, ChildReply(error=f"{type(error).__name__}: {error}"))
         # An orderly exit, because llama.cpp writes its log, and with it the reason, in a thread of its own.
         sys.exit(3)
-    _reply(reply_descriptor, ChildReply(address=server.listening_address))
+    if loudness is not None:
+        loudness.value = _ERRORS_ONLY
+    _reply(reply_descriptor, ChildReply(address=server.listening_address, tells_memory=loudness is not None))
     threading.Event().wait()
+
+
+def _loudness() -> ctypes.c_int | None:
+    """llama.cpp's own variable for how much it logs; None where it cannot be reached.
+
+    While it loads it tells what it takes up on each device, and nothing of that later or otherwise. Afterwards it would
+    only tell of each request.
+    """
+    try:
+        return ctypes.c_int.in_dll(ctypes.CDLL(xllamacpp.xllamacpp.__file__), "common_log_verbosity_thold")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def _forbid_core_dumps() -> None:
@@ -80,18 +95,18 @@ def _exit_with_parent() -> None:
     os._exit(0)
 
 
-def _parameters(options: ChildOptions) -> Any:
+def _parameters(options: ChildOptions, verbosity: int) -> Any:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = options.model
     parameters.model_alias = {options.alias}
     parameters.n_ctx = options.context
     parameters.n_parallel = options.slots
-    # Small batches: a cancelled prompt is given up between two of them, and only then is any progress told.
-    batch = min(_EMBEDDING_TOKENS, options.context // options.slots) if options.embedding else _BATCH_TOKENS
-    # A batch that the slots do not divide evenly aborts the engine when it pools embeddings.
-    parameters.n_batch = parameters.n_ubatch = -(-max(batch, _BATCH_TOKENS) // options.slots) * options.slots
+    batch = batch_tokens(options.context // options.slots, options.slots, embedding=options.embedding)
+    parameters.n_batch = parameters.n_ubatch = batch
     parameters.n_gpu_layers = options.gpu_layers
     parameters.fit_params = options.gpu_layers < 0
+    if options.split:
+        parameters.tensor_split = [*map(float, options.split), *[0.0] * (_MOST_GPUS - len(options.split))]
     threads = max(1, min(options.threads or usable_cores(), usable_cores()))
     parameters.cpuparams.n_threads = threads
     parameters.cpuparams_batch.n_threads = threads
@@ -99,7 +114,7 @@ def _parameters(options: ChildOptions) -> Any:
     parameters.n_threads_http = options.slots * 2 + 6
     kv_type = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_type.upper()}")
     parameters.cache_type_k = parameters.cache_type_v = kv_type
-    parameters.cache_ram_mib = _PROMPT_CACHE_MIB
+    parameters.cache_ram_mib = PROMPT_CACHE_BYTES >> 20
     parameters.ctx_shift = False
     if options.embedding:
         parameters.embedding = True
@@ -108,7 +123,7 @@ def _parameters(options: ChildOptions) -> Any:
     parameters.hostnames = [options.socket or "127.0.0.1"]
     parameters.port = 0
     parameters.api_keys = [options.api_key] if options.api_key else []
-    parameters.verbosity = _ERRORS_ONLY
+    parameters.verbosity = verbosity
     parameters.ui = False
     parameters.cors_origins = "http://localhost.invalid"
     parameters.endpoint_slots = False  # it would show prompts

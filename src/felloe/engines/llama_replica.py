@@ -9,6 +9,7 @@ import msgspec
 
 from felloe.domain.errors import FelloeError
 from felloe.domain.models import Model
+from felloe.domain.plan import KvType
 from felloe.domain.ports import Deliver
 from felloe.domain.requests import Done, InferenceRequest, Piece
 from felloe.domain.roster import Replica, ReplicaState
@@ -17,6 +18,7 @@ from felloe.engines.crashes import CrashHistory
 from felloe.engines.http_client import HttpClient, HttpError
 from felloe.engines.llama import RunningEngine, llama_answer
 from felloe.engines.llama_api import Properties
+from felloe.engines.memory_log import environment_for, layers_on_gpus, real_parts, shortage, visible
 from felloe.engines.options import DEFAULT_CONTEXT_LIMIT, ChildOptions, EngineOptions
 from felloe.engines.rules import RestartPolicy
 from felloe.engines.supervisor import Supervisor
@@ -60,18 +62,25 @@ class LlamaReplica:
         self._slots = max(1, options.slots)
         self._context = options.context or min(model.context or DEFAULT_CONTEXT_LIMIT, DEFAULT_CONTEXT_LIMIT)
         self._properties: Properties | None = None
+        self._planned = options.parts
+        self._parts = options.parts or options.promised
+        self._kv_type: KvType = options.kv_type
         self._catching_up = asyncio.Lock()
         self._crashes = history.record(model.digest or model.name)
         self._suspects = Suspects(policy.crash_window, clock)
+        split = layers_on_gpus(options.parts)
         child = ChildOptions(
             model=str(path),
             context=self._context * self._slots,
             slots=self._slots,
             threads=options.threads,
-            gpu_layers=options.gpu_layers,
+            gpu_layers=sum(split) if options.parts else options.gpu_layers,
             kv_type=options.kv_type,
             embedding=embedding,
             alias=model.name,
+            split=split,
+            devices=visible(options.parts, options.devices) if options.parts else options.devices,
+            environment=environment_for(options.parts, options.devices),
         )
         self.supervisor = Supervisor(
             model.name,
@@ -91,13 +100,14 @@ class LlamaReplica:
     async def prepare(self, client: HttpClient) -> None:
         """Read what a new child says about itself."""
         self._properties = await llama_api.properties(client, _PROPERTIES_SECONDS)
+        self._parts = real_parts(self._planned, self.supervisor.memory_log, self.supervisor.memory())
 
     def buried(self, *, blame_requests: bool) -> None:
         """A child is gone; with `blame_requests` one of those that it had may be why."""
         self._suspects.engine_buried(blame=blame_requests)
 
     async def start(self, *, forgive: bool) -> None:
-        """Raises `bad_model_file` or `engine_start_failed`, naming the file.
+        """Raises `bad_model_file`, `out_of_memory` or `engine_start_failed`, naming the file.
 
         With `forgive` earlier crashes count no more; without it a model in quarantine stays there and is not started.
         """
@@ -121,6 +131,15 @@ class LlamaReplica:
         return self.supervisor.problem
 
     @property
+    def process_id(self) -> int | None:
+        """The engine's process, while there is one."""
+        return self.supervisor.process_id
+
+    def short(self) -> dict[str, int]:
+        """After `out_of_memory`: bytes more than planned that it wanted, by device, where that is known."""
+        return shortage(self._planned, self.supervisor.memory_log.buffers())
+
+    @property
     def replica(self) -> Replica:
         running = self._properties
         return Replica(
@@ -129,6 +148,8 @@ class LlamaReplica:
             state=_STATES[self.supervisor.state],
             slots=running.total_slots if running is not None else self._slots,
             context=running.default_generation_settings.n_ctx if running is not None else self._context,
+            parts=self._parts,
+            kv_type=self._kv_type,
         )
 
     async def answer(self, request: InferenceRequest, deliver: Deliver) -> Done:

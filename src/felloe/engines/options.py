@@ -4,10 +4,19 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from felloe.domain.plan import KvType
+from felloe.domain.fleet import DeviceKind
+from felloe.domain.plan import KvType, Part
 
 DEFAULT_CONTEXT_LIMIT = 8192
 """Tokens of one slot when the owner names no context; many models are made for more than a machine can hold."""
+
+
+class EngineDevice(Struct, frozen=True):
+    """A device of this machine; `visible` is what the driver calls it in its environment variable: a number or UUID."""
+
+    id: str
+    kind: DeviceKind
+    visible: str = ""
 
 
 class EngineOptions(Struct, frozen=True, kw_only=True):
@@ -17,6 +26,9 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     at once. `threads` 0 means every core that this process may use. `gpu_layers` -1 means as many as fit.
     `embedding` makes the engine answer embeddings too, beside chat and completions. `memory_limit` is how many bytes
     the engine's process may hold, without the model file, before it is started anew; 0 derives it from its start.
+    `parts`, where they are given, say how many layers lie on which device, in the order of the layers; the engine then
+    sees no other device, and `gpu_layers` means nothing. Without them, `promised` is what it will probably take up.
+    `devices` are those of the machine, for naming them.
     """
 
     context: int = 0
@@ -26,6 +38,9 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     kv_type: KvType = "f16"
     embedding: bool = False
     memory_limit: int = 0
+    parts: tuple[Part, ...] = ()
+    promised: tuple[Part, ...] = ()
+    devices: tuple[EngineDevice, ...] = ()
 
 
 class Upstream(Struct, frozen=True, kw_only=True):
@@ -50,7 +65,8 @@ class ChildOptions(Struct, frozen=True, kw_only=True):
     """The one line of JSON that an engine child reads on its standard input.
 
     `context` is the total of all slots; `alias` is the name that the child itself shows for the model. With a
-    `socket` path the child listens there, else on a free port of 127.0.0.1, where `api_key` guards it.
+    `socket` path the child listens there, else on a free port of 127.0.0.1, where `api_key` guards it. `split` is how
+    many layers lie on each of the GPUs `devices` that it sees; `environment` is what it gets beside its parent's.
     """
 
     model: str
@@ -63,10 +79,17 @@ class ChildOptions(Struct, frozen=True, kw_only=True):
     alias: str = "model"
     socket: str = ""
     api_key: str = ""
+    split: tuple[int, ...] = ()
+    devices: tuple[EngineDevice, ...] = ()
+    environment: dict[str, str] = {}
 
 
 class ChildReply(Struct, frozen=True, kw_only=True):
-    """The one line of JSON that an engine child prints: where it listens, or that it could not start."""
+    """The one line of JSON that an engine child prints: where it listens, or that it could not start.
+
+    `tells_memory`: its log says what it takes up on each device.
+    """
 
     address: str = ""
+    tells_memory: bool = False
     error: str = ""

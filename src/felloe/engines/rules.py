@@ -186,9 +186,11 @@ def derived_seed(*parts: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") % 0xFFFFFFFF
 
 
+_SIGKILL = 9
 _OUT_OF_MEMORY = re.compile(
-    r"out of memory|failed to allocate|unable to allocate|cannot allocate|bad_alloc|failed to create context", re.I
+    r"out of memory|failed to allocate|unable to allocate|cannot allocate|insufficient memory|bad_alloc", re.I
 )
+_NO_CONTEXT = re.compile(r"failed to create context", re.I)
 _BAD_FILE = re.compile(
     r"error loading model: (?!llama_model_loader: failed)|gguf_|invalid magic|corrupted|not within the file bounds"
     r"|failed to load model|unknown model architecture|mmap an empty file|chat_templates?_init: error"
@@ -201,11 +203,19 @@ _PATH = re.compile(r"'?(?:/[^\s/']+)+/([^\s/']+)'?")
 
 def start_failure(file_name: str, lines: Sequence[str], exit_code: int | None) -> FelloeError:
     """The error for an engine that ended before it was ready, from the lines of its log (no prompt came yet)."""
-    for code, pattern in (("engine_start_failed", _OUT_OF_MEMORY), ("bad_model_file", _BAD_FILE)):
+    patterns = (
+        ("out_of_memory", _OUT_OF_MEMORY),
+        ("engine_start_failed", _NO_CONTEXT),
+        ("bad_model_file", _BAD_FILE),
+    )
+    for code, pattern in patterns:
         line = next((line for line in lines if pattern.search(line)), None)
         if line is not None:
             place = "its chat template: " if "chat_template" in line else ""
             return FelloeError(code, f"{file_name}: {place}{_reason(line)}")
+    if exit_code == -_SIGKILL:
+        detail = f"{file_name}: it was killed while it started, as the system does when memory is short"
+        return FelloeError("out_of_memory", detail)
     if not lines:
         # llama.cpp says nothing at all about some headers that it cannot read.
         return FelloeError("bad_model_file", f"{file_name}: the engine could not read it and gave no reason")
@@ -217,6 +227,17 @@ def start_failure(file_name: str, lines: Sequence[str], exit_code: int | None) -
 def _reason(line: str) -> str:
     without_prefix = _PREFIX.sub("", line.strip())
     return _PATH.sub(r"\1", without_prefix)[:300]
+
+
+_INFORMATION = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} [DIW] ")
+_PREFIXED = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} [A-Z] ")
+
+
+def is_chatter(line: str, after_chatter: bool) -> bool:
+    """Whether a line is no error, or goes on with such a line: not to be kept of an engine that starts."""
+    if _PREFIXED.match(line):
+        return _INFORMATION.match(line) is not None
+    return after_chatter and _SAFE_AFTER_START.match(line) is None
 
 
 _SAFE_AFTER_START = re.compile(

@@ -70,6 +70,12 @@ class Engines:
         found = {name: served.engine.problem for name, served in self._served.items()}
         return {name: problem for name, problem in found.items() if problem}
 
+    def process_ids(self) -> tuple[int, ...]:
+        """The processes of the engines that run here now."""
+        engines = [served.engine for served in self._served.values()]
+        found = [engine.process_id for engine in engines if isinstance(engine, LlamaReplica)]
+        return tuple(number for number in found if number is not None)
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the event loop whenever a replica comes, goes or changes its state."""
         self._callbacks.append(callback)
@@ -99,12 +105,22 @@ class Engines:
 
     # model files
 
-    async def load(self, model: Model, path: Path, options: EngineOptions, *, forgive: bool = True) -> Replica:
+    async def load(
+        self,
+        model: Model,
+        path: Path,
+        options: EngineOptions,
+        *,
+        forgive: bool = True,
+        short: Callable[[dict[str, int]], None] = lambda _: None,
+    ) -> Replica:
         """Start an engine for the file at `path` and wait until it is ready.
 
-        Raises `already_loaded`, `bad_model_file` or `engine_start_failed`; nothing is left behind then. A replica that
-        was given up is replaced. `forgive` says that the owner asks for it now, so that earlier crashes count no more;
-        without it, a model in quarantine is not started: its replica is `failed` at once and `problems` tells why.
+        Raises `already_loaded`, `bad_model_file`, `out_of_memory` or `engine_start_failed`; nothing is left behind
+        then. After `out_of_memory` it told `short` how many bytes more than planned the engine wanted by device, as far
+        as its log says. A replica that was given up is replaced. `forgive` says that the owner asks for it now, so that
+        earlier crashes count no more; without it, a model in quarantine is not started: its replica is `failed` at
+        once and `problems` tells why.
         """
         given_up = self._check_free(model.name)
         folder = make_private_directory(self._state_folder / "engines")
@@ -128,7 +144,9 @@ class Engines:
             if given_up is not None:
                 await given_up.stop()
             await engine.start(forgive=forgive)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, FelloeError) and error.code == "out_of_memory":
+                short(engine.short())
             if self._served.get(model.name) is served:
                 del self._served[model.name]
             self._changed()
@@ -149,10 +167,11 @@ class Engines:
             return engine
         raise FelloeError("already_loaded", f"{name!r} is served here already", param="model")
 
-    async def unload(self, name: ModelName, drain_seconds: float) -> None:
+    async def unload(self, name: ModelName, drain_seconds: float, *, forgive: bool = True) -> None:
         """Take no new request, let those under way finish for `drain_seconds`, then end the engine.
 
-        What is still being answered then fails with `replica_lost`, so that it can go on elsewhere.
+        What is still being answered then fails with `replica_lost`, so that it can go on elsewhere. With `forgive` its
+        crashes count no more.
         """
         served = self._served.get(name)
         if served is None or not isinstance(served.engine, LlamaReplica):
@@ -161,7 +180,8 @@ class Engines:
         self._changed()
         await _drain(served, drain_seconds)
         await served.engine.stop()
-        await served.engine.forgive()
+        if forgive:
+            await served.engine.forgive()
         if self._served.get(name) is served:
             del self._served[name]
         self._changed()

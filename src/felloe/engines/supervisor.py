@@ -17,6 +17,7 @@ from felloe.engines.child import EngineChild, Prepare
 from felloe.engines.crashes import CrashRecord
 from felloe.engines.engine_log import EngineLog
 from felloe.engines.http_client import HttpClient
+from felloe.engines.memory_log import MemoryLog
 from felloe.engines.options import ChildOptions
 from felloe.engines.rules import (
     Quarantine,
@@ -85,6 +86,7 @@ class Supervisor:
         self.state: State = "starting"
         self.failure: FelloeError | None = None
         self._child: EngineChild | None = None
+        self._memory_log = MemoryLog(options.devices)
         self._keeper: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._leaks = 0
@@ -93,6 +95,15 @@ class Supervisor:
     def process_id(self) -> int | None:
         """The running child's id, if there is one."""
         return self._child.process_id if self._child is not None else None
+
+    def memory(self) -> int:
+        """Bytes that the running child holds for itself, the model file not counted; 0 when there is none."""
+        return (self._child.memory() or 0) if self._child is not None else 0
+
+    @property
+    def memory_log(self) -> MemoryLog:
+        """What the newest child said of its memory while it started."""
+        return self._memory_log
 
     @property
     def problem(self) -> str:
@@ -165,6 +176,7 @@ class Supervisor:
 
     async def _launch(self, log: EngineLog) -> None:
         self._child = EngineChild(self._options, self._socket_path, log)
+        self._memory_log = self._child.memory_log
         await self._child.start(self._policy.start_limit, self._prepare)
         _log.info("engine of %s is ready, process %s", self._name, self._child.process_id)
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from felloe.domain.ids import NodeId, id_from_public_key, is_id, is_model_name
 from felloe.domain.roster import Endpoint, Load, NodeRecord
 from felloe.mesh.join_token import is_host
+from felloe.mesh.record_rules import impossible
 
 MAX_RECORD_BYTES = 64 * 1024
 MAX_HEARTBEAT_BYTES = 64 * 1024
@@ -177,6 +178,8 @@ def check_load(load: Load) -> None:
     for counts in (load.active, load.waiting):
         if not all(is_model_name(name) and 0 <= count <= MAX_COUNT for name, count in counts.items()):
             raise BadRecord("bad load")
+    if not all(is_model_name(name) and 0 <= count < MAX_SESSIONS for name, count in load.served.items()):
+        raise BadRecord("bad load")
 
 
 def parse_id(text: str) -> NodeId:
@@ -194,9 +197,8 @@ def _check_content(record: NodeRecord) -> None:
     times = (record.started_at, record.issued_at, record.changed_at)
     if not all(map(_is_time, times)) or record.issued_at < 0:
         raise BadRecord("not a time")
-    for replica in record.replicas:
-        if not is_model_name(replica.model.name) or not 0 <= replica.slots <= MAX_COUNT or replica.context < 0:
-            raise BadRecord("bad replica")
+    if problem := impossible(record):
+        raise BadRecord(problem)
     if record.transfer is not None and not _is_dialable(record.transfer):
         raise BadRecord("bad transfer endpoint")
     if len(record.holds) > MAX_HOLDS or not all(map(_HELD.fullmatch, record.holds)):
@@ -214,7 +216,8 @@ def _check_text(value: Any) -> None:
         if len(value) > MAX_TEXT or not value.isprintable():
             raise BadRecord("unprintable or long text")
     elif isinstance(value, dict):
-        for item in value.values():  # pyright: ignore[reportUnknownVariableType]
+        for key, item in value.items():  # pyright: ignore[reportUnknownVariableType]
+            _check_text(key)
             _check_text(item)
     elif isinstance(value, list | tuple):
         for item in value:  # pyright: ignore[reportUnknownVariableType]

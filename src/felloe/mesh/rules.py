@@ -251,9 +251,9 @@ class Census:
 
 
 def what_counts(record: NodeRecord) -> NodeRecord:
-    """A record without what changes all the time: when it was issued, and how much memory is free."""
-    gpus = tuple(replace(gpu, memory_free=0) for gpu in record.hardware.gpus)
-    hardware = replace(record.hardware, memory_available=0, gpus=gpus)
+    """A record without what changes all the time: when it was issued, and how much memory is free and our own."""
+    gpus = tuple(replace(gpu, memory_free=0, memory_own=0) for gpu in record.hardware.gpus)
+    hardware = replace(record.hardware, memory_available=0, memory_own=0, gpus=gpus)
     return replace(record, issued_at=0, changed_at=0, hardware=hardware)
 
 

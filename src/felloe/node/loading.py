@@ -7,9 +7,9 @@ and was refused is loaded once it may be. Servers of the owner's own are not in 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import msgspec
 
@@ -20,8 +20,9 @@ from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelName
 from felloe.domain.manifest import Manifest
 from felloe.domain.models import Model
+from felloe.domain.plan import Part
 from felloe.domain.roster import Replica
-from felloe.engines.options import EngineOptions
+from felloe.engines.options import EngineDevice, EngineOptions
 from felloe.engines.service import Engines
 from felloe.host.files import write_atomic
 from felloe.node.config import EngineConfig
@@ -46,10 +47,31 @@ class KeptModel(msgspec.Struct, frozen=True):
     slots: int = 0
 
 
+Promise = Callable[[Model, Path, EngineOptions], Awaitable[tuple[Part, ...]]]
+
+
+async def _no_promise(_model: Model, _path: Path, _options: EngineOptions) -> tuple[Part, ...]:
+    return ()
+
+
+class Planned(Protocol):
+    """What the network's plan has on this node."""
+
+    def placed(self) -> Collection[ModelName]:
+        """The names under which it is loaded here, or about to be."""
+        ...
+
+    def adopt(self, model: ModelName) -> None:
+        """The owner wants this replica, whatever the plan says from now on."""
+        ...
+
+
 class Loading:
     """Owns `state/loaded.json`: the models to load at each start.
 
-    `gate` raises for a manifest that may not be loaded now.
+    `gate` raises for a manifest that may not be loaded now. What `planned` has here becomes the owner's when it is
+    loaded by hand as well, and cannot be unloaded by hand. `devices` are the machine's, as engines call them; `promise`
+    tells beforehand what a load will probably take up.
     """
 
     def __init__(
@@ -60,6 +82,9 @@ class Loading:
         config: EngineConfig,
         pull: Callable[[str], Awaitable[Model]],
         gate: Callable[[Manifest], None],
+        planned: Planned | None = None,
+        devices: Callable[[], tuple[EngineDevice, ...]] = tuple,
+        promise: Promise = _no_promise,
     ) -> None:
         self._path = path
         self._store = store
@@ -67,6 +92,9 @@ class Loading:
         self._config = config
         self._pull = pull
         self._gate = gate
+        self._planned = planned
+        self._devices = devices
+        self._promise = promise
         self._kept = _read(path)
         self._configured: frozenset[str] = frozenset()
         self._running: dict[str, Manifest] = {}
@@ -132,12 +160,18 @@ class Loading:
             replica = await self._start(model)
         elif request.context or request.slots:
             raise FelloeError("invalid_value", f"{request.name} is loaded; unload it to change how")
+        elif self._planned is not None:
+            self._planned.adopt(replica.model.name)
         if request.keep:
             self._keep([other for other in self._kept if other.name != request.name] + [model])
         return replica
 
     async def unload(self, name: str, drain_seconds: float) -> None:
-        """Stop serving a model, also at the next start."""
+        """Stop serving a model, also at the next start. Raises `invalid_value` for one that the plan has here."""
+        if self._planned is not None and name in self._planned.placed():
+            raise FelloeError(
+                "invalid_value", f"{name} is here by the network's plan; `felloe retire {name}` ends that"
+            )
         was_refused = self._refused.pop(name, None) is not None
         self._keep([model for model in self._kept if model.name != name])
         if was_refused and name not in self.loaded():
@@ -186,9 +220,11 @@ class Loading:
             threads=self._config.threads,
             gpu_layers=self._config.gpu_layers,
             embedding=True,
+            devices=self._devices(),
         )
         async with self._store.in_use(model.name) as path:
             await self._store.assure(model.name)
+            options = msgspec.structs.replace(options, promised=await self._promise(model, path, options))
             replica = await self._engines.load(model, path, options, forgive=forgive)
         self._running[model.name] = manifest
         # It may have been withdrawn while it was being loaded.

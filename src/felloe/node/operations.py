@@ -40,10 +40,12 @@ from felloe.mesh.join_token import MOST_ADDRESSES, Address, JoinToken, parse_add
 from felloe.mesh.services import NodeClient
 from felloe.node.catalog_operations import CatalogOperations
 from felloe.node.commands import RemoteDrain
+from felloe.node.hardware_operations import HardwareOperations
 from felloe.node.hub import Hub
 from felloe.node.hub_operations import HubOperations
 from felloe.node.model_operations import ModelOperations
 from felloe.node.root_operations import RootOperations
+from felloe.node.serving_operations import ServingOperations
 
 if TYPE_CHECKING:
     from felloe.node.node import Node
@@ -61,6 +63,8 @@ class NodeOperations:
         self.hubs = HubOperations(node)
         self.root = RootOperations(node, self.hubs)
         self.catalog = CatalogOperations(node)
+        self.serving = ServingOperations(node, self.hubs)
+        self.hardware = HardwareOperations(node)
         self.library = ModelOperations(node, self.catalog)
         self._alone_since = 0.0 if node.connection.is_up else node.started_at
         node.connection.on_up(self._line_up)

@@ -12,7 +12,7 @@ from felloe.catalog.sources.service import Sources
 from felloe.catalog.store import ModelStore
 from felloe.console.messages import Progress, PullRequest, PullRow
 from felloe.domain.errors import FelloeError
-from felloe.domain.ids import ModelName
+from felloe.domain.ids import ContentId, ModelName
 from felloe.domain.models import Model
 
 Report = Callable[[PullProgress], None]
@@ -86,6 +86,10 @@ class Pulling:
         if is_reference(reference):
             await self._arrived(model.name)
         return model
+
+    async def bring(self, content: ContentId, report: Report) -> Model:
+        """Bring an approved model here by its content id; `report` hears how far it is."""
+        return await self._take(content, None, {}, report)
 
     async def _pull(self, request: PullRequest, steps: asyncio.Queue[Progress | None]) -> Model:
         model = await self._take(

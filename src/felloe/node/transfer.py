@@ -23,7 +23,7 @@ from felloe.catalog.transfer.swarm import SwarmSettings
 from felloe.domain.approval import ENVELOPE, Approved, Bundle, EnvelopeAnswer, EnvelopeQuestion
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ContentId, ModelDigest, NodeId
-from felloe.domain.manifest import Manifest
+from felloe.domain.manifest import Manifest, ManifestFile
 from felloe.domain.models import Model
 from felloe.domain.roster import Endpoint, Roster
 from felloe.host.processor import IdleShare
@@ -37,6 +37,7 @@ from felloe.mesh.transfer_tls import MemberTls
 from felloe.node.config import NodeConfig
 from felloe.node.founding import advertised_hosts
 from felloe.node.identity import Identity
+from felloe.node.links import Links, asks_over_mesh
 from felloe.node.transfer_peers import HELD_DIGITS, PeerFinder
 from felloe.node.transfer_server import TransferServer
 
@@ -79,7 +80,9 @@ class Transfer:
         tls = MemberTls(files.certificate_path, files.key_path, lambda: identity.trust)
         identity.keeper.on_change(lambda _: tls.refresh())
         identity.on_trust(tls.refresh)
-        self._finder = PeerFinder(connection, roster, tls, Pacer(rates.download_rate, busy=is_busy, idle=idle))
+        self.links = Links(asks_over_mesh(connection), roster)
+        download = Pacer(rates.download_rate, busy=is_busy, idle=idle)
+        self._finder = PeerFinder(connection, roster, tls, download, self.links)
         self._bans = Bans(bans, time.time)
         self._pulls = PeerPulls(
             store,
@@ -113,7 +116,11 @@ class Transfer:
         await self._questions.serve(self._answer_over_mesh)
 
     async def run(self) -> None:
-        """While no hub is connected, ask others for the catalogue: it must not run out because hubs are away."""
+        """Measure the ways to the other members, and see to it that the catalogue does not run out."""
+        await asyncio.gather(self.links.run(), self._look_after_catalog())
+
+    async def _look_after_catalog(self) -> None:
+        """While no hub is connected, ask others for the catalogue."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             if not self._connection.is_up:
@@ -158,6 +165,17 @@ class Transfer:
             again = f"; pull it from {manifest.source}" if manifest.source else ""
             raise FelloeError("no_holder", f"no node that is up has {manifest.name}{again}")
         return await self._pulls.pull(content, envelope, partial(self._finder.holders, content), report)
+
+    async def manifest(self, content: ContentId) -> Manifest:
+        """The manifest of an approved content: the own one, or from the hubs or whoever has the model."""
+        if (here := self._store.contents().get(content)) is not None:
+            return self._store.manifest_of(here)
+        await self._wait_for_holder(content)
+        return (await self._signed_manifest(content))[1]
+
+    async def piece(self, content: ContentId, file: ManifestFile, first: int, count: int) -> bytes:
+        """Chunks of a file of an approved content, from whoever has them. Raises as `PeerPulls.piece`."""
+        return await self._pulls.piece(file, first, count, partial(self._finder.holders, content))
 
     async def repair(self, name: str, told: Callable[[int, int], None]) -> bool:
         """Bring what is damaged of a model of the store from other members; whether the model is whole then.

@@ -13,6 +13,7 @@ import wire_commands
 import wire_hubs
 import wire_network
 import wire_roster
+import wire_serving
 import wire_state
 import wire_streams
 import wire_transfer
@@ -30,6 +31,7 @@ CASES: dict[str, Case] = {
         wire_hubs,
         wire_trust,
         wire_state,
+        wire_serving,
         wire_network,
         wire_commands,
         wire_transfer,

@@ -6,10 +6,12 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from wire_case import Case, changed, longer
 
+from felloe.domain.fleet import RAM, Device, Machine
 from felloe.domain.hardware import Gpu, Hardware
-from felloe.domain.ids import ModelDigest, ModelName, NodeId, id_from_public_key
+from felloe.domain.ids import ContentId, ModelDigest, ModelName, NodeId, id_from_public_key
 from felloe.domain.models import Model
-from felloe.domain.roster import Load, NodeRecord, Replica
+from felloe.domain.plan import Need, Part
+from felloe.domain.roster import Load, LoadFailure, LoadingReplica, NodeRecord, Replica
 from felloe.mesh import permissions
 from felloe.mesh.roster_wire import (
     Digest,
@@ -72,6 +74,45 @@ def record() -> NodeRecord:
     )
 
 
+def planned_record() -> NodeRecord:
+    """A node that follows a plan: one replica serves, one is on its way, one has failed."""
+    part = Part(device="gpu0", layers=33, need=Need(weights=4 << 30, kv=1 << 30, compute=300 << 20, overhead=400 << 20))
+    name, variant, content = ModelName("tiny-python"), ModelName("tiny-python-q8"), ContentId("c0" * 32)
+    replica = msgspec.structs.replace(
+        record().replicas[0],
+        parts=(part,),
+        kv_type="q8_0",
+        planned=True,
+        variant=variant,
+        content=content,
+        speed=41.5,
+    )
+    devices = (
+        Device(id=RAM, kind="cpu", memory=60 << 30, name="Some CPU"),
+        Device(id="gpu0", kind="cuda", memory=22 << 30, name="RTX 9", bandwidth=936e9),
+    )
+    failure = LoadFailure(
+        model=ModelName("large"),
+        variant=variant,
+        content=content,
+        code="out_of_memory",
+        detail="gpu0 is short of 512 MiB",
+        devices=("gpu0",),
+        short={"gpu0": 512 << 20},
+        times=2,
+        at=ISSUED_AT,
+        retry_in=120.0,
+    )
+    return msgspec.structs.replace(
+        record(),
+        replicas=(replica,),
+        machine=Machine(id=NODE, name="attic", devices=devices),
+        loading=(LoadingReplica(model=name, variant=variant, stage="fetching", done=1, total=2, ready_in=9.5),),
+        failures=(failure,),
+        plan=7,
+    )
+
+
 def _signed() -> bytes:
     return encode_record(record(), NODE_KEY.sign)
 
@@ -100,6 +141,23 @@ def newer_record(signed: bytes) -> bytes:
         part["of_a_newer_version"] = {"x": [1, 2]}
     encoded = msgspec.msgpack.encode(record)
     return msgspec.msgpack.encode([encoded, NODE_KEY.sign(_RECORD_CONTEXT + encoded), "new"])
+
+
+def newer_planned_record(signed: bytes) -> bytes:
+    """As `newer_record`, in what a node says of its machine and its plan."""
+    record = msgspec.msgpack.decode(msgspec.msgpack.decode(signed)[0])
+    part = record["replicas"][0]["parts"][0]
+    for grown in (
+        record["machine"],
+        record["machine"]["devices"][1],
+        part,
+        part["need"],
+        record["loading"][0],
+        record["failures"][0],
+    ):
+        grown["of_a_newer_version"] = {"x": [1, 2]}
+    encoded = msgspec.msgpack.encode(record)
+    return msgspec.msgpack.encode([encoded, NODE_KEY.sign(_RECORD_CONTEXT + encoded)])
 
 
 def _grow_heartbeat(content: Any) -> None:
@@ -174,6 +232,12 @@ CASES = [
         decode_record,
         grow=newer_record,
         refuse=changed(_unsigned),
+    ),
+    Case(
+        "roster-planned-record",
+        lambda: encode_record(planned_record(), NODE_KEY.sign),
+        decode_record,
+        grow=newer_planned_record,
     ),
     Case(
         "roster-heartbeat",

@@ -52,7 +52,7 @@ def test_seeds_are_alike_everywhere_and_never_the_random_one() -> None:
         ("0.00.008.252 E gguf_init_from_reader: failed to read magic", "bad_model_file", "failed to read magic"),
         ("/w/llama-model.cpp:13: GGML_ASSERT(hparams.n_layer > 0) failed", "bad_model_file", "n_layer"),
         ("0.00.012.036 E cmn  common_init_: failed to load model '/secret/dir/m.gguf'", "bad_model_file", "m.gguf"),
-        ("0.00.012.036 E ggml_backend: failed to allocate buffer", "engine_start_failed", "allocate"),
+        ("0.00.012.036 E ggml_backend: failed to allocate buffer", "out_of_memory", "allocate"),
         ("0.00.012.036 E srv start: couldn't bind HTTP server socket", "engine_start_failed", "couldn't bind"),
     ],
 )
@@ -66,11 +66,15 @@ def test_a_failed_start_names_the_file_and_the_reason(line: str, code: str, part
 
 def test_want_of_memory_is_not_blamed_on_the_file() -> None:
     lines = ["E ggml: failed to allocate 99 bytes", "E cmn: failed to load model 'm.gguf'"]
-    assert start_failure("m.gguf", lines, 3).code == "engine_start_failed"
+    assert start_failure("m.gguf", lines, 3).code == "out_of_memory"
 
 
 def test_a_death_by_signal_says_so() -> None:
-    assert "signal 9" in start_failure("m.gguf", ["something"], -9).detail
+    assert "signal 11" in start_failure("m.gguf", ["something"], -11).detail
+
+
+def test_an_engine_that_is_killed_while_it_starts_was_short_of_memory() -> None:
+    assert start_failure("m.gguf", ["something"], -9).code == "out_of_memory"
 
 
 def test_before_the_first_prompt_every_line_is_kept() -> None:

@@ -12,6 +12,7 @@ from catalog_house import KEY, take, write_model
 from felloe.catalog.store import ModelStore
 from felloe.console.messages import LoadRequest
 from felloe.domain.errors import FelloeError
+from felloe.domain.ids import ModelName
 from felloe.domain.manifest import Manifest
 from felloe.domain.models import Model
 from felloe.domain.roster import Replica
@@ -51,12 +52,27 @@ class FewEngines:
         del self.running[name]
 
 
+class FewPlanned:
+    """What the plan has here."""
+
+    def __init__(self) -> None:
+        self.names: set[ModelName] = set()
+        self.adopted: list[ModelName] = []
+
+    def placed(self) -> set[ModelName]:
+        return self.names
+
+    def adopt(self, model: ModelName) -> None:
+        self.adopted.append(model)
+
+
 class House:
     """A node's loading with a real store that holds `mine`, and a gate that the test opens and shuts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.engines = FewEngines()
+        self.planned = FewPlanned()
         self.store = ModelStore(folder / "models", KEY)
         self.refusal: FelloeError | None = None
         self.loading = self.restarted()
@@ -72,6 +88,7 @@ class House:
             EngineConfig(),
             pull=pull,
             gate=self.gate,
+            planned=self.planned,
         )
 
     def gate(self, manifest: Manifest) -> None:
@@ -217,3 +234,13 @@ async def test_engines_get_the_models_own_file_whatever_lies_in_its_place(house:
     path.write_bytes(b"something else")
     await house.loading.load(LoadRequest("mine"))
     assert path.read_bytes() == (tmp_path / "mine.gguf").read_bytes()
+
+
+async def test_what_the_plan_has_here_is_not_unloaded_by_hand_and_becomes_the_owners_when_loaded(house: House) -> None:
+    house.planned.names = {ModelName("mine")}
+    house.engines.running["mine"] = make_replica("mine")
+    with pytest.raises(FelloeError) as raised:
+        await house.loading.unload("mine", 1.0)
+    assert "felloe retire mine" in raised.value.detail
+    await house.loading.load(LoadRequest("mine"))
+    assert house.planned.adopted == ["mine"]

@@ -5,6 +5,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from blake3 import blake3
+
 from felloe.catalog.incoming import Blob
 from felloe.catalog.manifests import content_id, open_signed
 from felloe.catalog.sources.progress import Meter, PullProgress
@@ -12,14 +14,16 @@ from felloe.catalog.store import ModelStore
 from felloe.catalog.transfer.bans import Bans
 from felloe.catalog.transfer.circle import Circle
 from felloe.catalog.transfer.hashes import chunk_hashes
-from felloe.catalog.transfer.peers import Peer
+from felloe.catalog.transfer.peers import Lied, Peer
 from felloe.catalog.transfer.swarm import Swarm, SwarmSettings
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ContentId, NodeId
-from felloe.domain.manifest import Manifest, ManifestFile
+from felloe.domain.manifest import CHUNK_BYTES, Manifest, ManifestFile
 from felloe.domain.models import Model
 
 Report = Callable[[PullProgress], None]
+
+_CHUNK_SECONDS = 60.0
 
 
 class PeerPulls:
@@ -78,6 +82,36 @@ class PeerPulls:
             del self._coming[content]
             self._changed()
             self._store.blobs.let_go([file.digest for file in manifest.files])
+
+    async def piece(self, file: ManifestFile, first: int, count: int, peers: Callable[[], Sequence[Peer]]) -> bytes:
+        """So many chunks of a file from the `first` on, each as the manifest vouches for it; nothing of it is kept.
+
+        Raises `no_holder` when nobody has them, `bad_manifest` when the manifest contradicts itself.
+        """
+        circle = self._circle(peers)
+        hashes = await chunk_hashes(file, circle, self._settings, self._chance)
+        wanted = list(enumerate(hashes))[first : first + count]
+        return b"".join([await self._chunk(file, chunk, expected, peers) for chunk, expected in wanted])
+
+    async def _chunk(
+        self, file: ManifestFile, chunk: int, expected: bytes, peers: Callable[[], Sequence[Peer]]
+    ) -> bytes:
+        length = min(CHUNK_BYTES, file.size - chunk * CHUNK_BYTES)
+        for peer in peers():
+            if peer.node == self._own or self._bans.is_banned(peer.node):
+                continue
+            try:
+                async with asyncio.timeout(_CHUNK_SECONDS):
+                    data = await peer.read(file.digest, chunk, length, lambda _: None)
+            except (FelloeError, TimeoutError):
+                continue
+            except Lied as lie:
+                await self._bans.lied(peer.node, str(lie))
+                continue
+            if len(data) == length and blake3(data).digest() == expected:
+                return data
+            await self._bans.lied(peer.node, f"chunk {chunk} of {file.path[:80]!r} is not what its hash says")
+        raise FelloeError("no_holder", f"no node that can be reached has the beginning of {file.path[:80]!r}")
 
     def _circle(self, peers: Callable[[], Sequence[Peer]]) -> Circle:
         return Circle(peers, self._bans, self._own, self._chance)
