@@ -1,8 +1,10 @@
 """How much of its processors' time a machine has left."""
 
 import os
+import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import psutil
 
@@ -34,10 +36,10 @@ class IdleShare:
 
 def _times() -> tuple[float, float]:
     """Seconds of all usable processors since they started: without work, and all."""
-    every = psutil.cpu_times(percpu=True)
-    affinity = getattr(os, "sched_getaffinity", None)
-    usable = every if affinity is None else [every[number] for number in affinity(0) if number < len(every)]
+    every: list[Any] = psutil.cpu_times(percpu=True)
+    if sys.platform == "linux":
+        every = [every[number] for number in os.sched_getaffinity(0) if number < len(every)]
+    idle = sum(float(times.idle) + float(getattr(times, "iowait", 0.0)) for times in every)
     # A guest's time is in the user's time already.
     counted = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
-    total = sum(getattr(times, name, 0.0) for times in usable for name in counted)
-    return sum(times.idle + getattr(times, "iowait", 0.0) for times in usable), total
+    return idle, sum(float(getattr(times, name, 0.0)) for times in every for name in counted)
