@@ -5,6 +5,7 @@ import asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from felloe.domain.ids import NodeId
 from felloe.domain.requests import Piece
 from felloe.routing import rules
 from felloe.routing.admission import Admission
@@ -183,10 +184,18 @@ def test_the_replica_chosen_is_always_one_that_may_answer(loads: list[tuple[int,
     from felloe.routing.rules import Others, Wanted
     from routing_fakes import MODEL
 
+    def speed_of(active: int, slots: int) -> float:
+        return 1.0 + active * slots % 11
+
+    def cost(node: NodeId) -> float:
+        member = roster.members[node]
+        replica, active = member.record.replicas[0], member.load.active[MODEL]
+        return (replica.slots + active) / (replica.slots * replica.speed)
+
     members = [
         make_member(
             node_id(at),
-            make_replica(slots=slots, state="ready" if at % 3 else "starting", speed=float(active * slots % 11)),
+            make_replica(slots=slots, state="ready" if at % 3 else "starting", speed=speed_of(active, slots)),
             load=Load(active={MODEL: active}, draining=at % 5 == 4),
             alive=at % 7 != 6,
         )
@@ -207,4 +216,5 @@ def test_the_replica_chosen_is_always_one_that_may_answer(loads: list[tuple[int,
     else:
         assert chosen.node in good
         free = {n for n in good if roster.members[n].load.active[MODEL] < roster.members[n].record.replicas[0].slots}
-        assert not free or chosen.node in free
+        # A full one is chosen before a free one only where it is so much faster that it will answer sooner.
+        assert not free or chosen.node in free or cost(chosen.node) < max(map(cost, free))
