@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from felloe.domain.batches import PROMPT_CACHE_BYTES, batch_tokens
+from felloe.domain.gguf import read_header
 from felloe.engines.options import ChildOptions, ChildReply
 
 _ERRORS_ONLY, _EVERYTHING = 1, 4
@@ -99,6 +100,8 @@ def _parameters(options: ChildOptions, verbosity: int) -> Any:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = options.model
     parameters.model_alias = {options.alias}
+    if options.template and options.template != _own_template(Path(options.model)):
+        parameters.chat_template = options.template
     parameters.n_ctx = options.context
     parameters.n_parallel = options.slots
     batch = batch_tokens(options.context // options.slots, options.slots, embedding=options.embedding)
@@ -129,6 +132,11 @@ def _parameters(options: ChildOptions, verbosity: int) -> Any:
     parameters.endpoint_slots = False  # it would show prompts
     parameters.endpoint_metrics = True  # counts batches, so it tells whether anything is decoded
     return parameters
+
+
+def _own_template(model: Path) -> str | None:
+    with model.open("rb") as stream:
+        return read_header(stream.read, file=model.name).chat_template
 
 
 def _has_pooling(model: Path) -> bool:

@@ -15,6 +15,7 @@ from felloe.domain.requests import Done, InferenceRequest, Piece
 from felloe.domain.roster import Replica, ReplicaState
 from felloe.engines import llama_api
 from felloe.engines.crashes import CrashHistory
+from felloe.engines.defaults import completed, usable_defaults
 from felloe.engines.http_client import HttpClient, HttpError
 from felloe.engines.llama import RunningEngine, llama_answer
 from felloe.engines.llama_api import Properties
@@ -61,6 +62,7 @@ class LlamaReplica:
         self._path = path
         self._slots = max(1, options.slots)
         self._context = options.context or min(model.context or DEFAULT_CONTEXT_LIMIT, DEFAULT_CONTEXT_LIMIT)
+        self._defaults = usable_defaults(options.defaults, self._context)
         self._properties: Properties | None = None
         self._planned = options.parts
         self._parts = options.parts or options.promised
@@ -78,6 +80,7 @@ class LlamaReplica:
             kv_type=options.kv_type,
             embedding=embedding,
             alias=model.name,
+            template=options.template,
             split=split,
             devices=visible(options.parts, options.devices) if options.parts else options.devices,
             environment=environment_for(options.parts, options.devices),
@@ -159,6 +162,7 @@ class LlamaReplica:
         a child did get is not tried on the next: it may be what ended the first.
         """
         ends_at = monotonic() + request.deadline
+        request = completed(request, self._defaults)
         self._refuse_suspect(request)
         begun = False
 

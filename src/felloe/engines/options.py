@@ -5,6 +5,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from felloe.domain.fleet import DeviceKind
+from felloe.domain.manifest import Parameter
 from felloe.domain.plan import KvType, Part
 
 DEFAULT_CONTEXT_LIMIT = 8192
@@ -28,7 +29,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     the engine's process may hold, without the model file, before it is started anew; 0 derives it from its start.
     `parts`, where they are given, say how many layers lie on which device, in the order of the layers; the engine then
     sees no other device, and `gpu_layers` means nothing. Without them, `promised` is what it will probably take up.
-    `devices` are those of the machine, for naming them.
+    `devices` are those of the machine, for naming them. `defaults` are for requests that say nothing, and `template` is
+    the chat template that counts, both as a manifest tells them; without one the file's own counts.
     """
 
     context: int = 0
@@ -41,6 +43,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...] = ()
     promised: tuple[Part, ...] = ()
     devices: tuple[EngineDevice, ...] = ()
+    defaults: dict[str, Parameter] = {}
+    template: str = ""
 
 
 class Upstream(Struct, frozen=True, kw_only=True):
@@ -64,9 +68,10 @@ class Upstream(Struct, frozen=True, kw_only=True):
 class ChildOptions(Struct, frozen=True, kw_only=True):
     """The one line of JSON that an engine child reads on its standard input.
 
-    `context` is the total of all slots; `alias` is the name that the child itself shows for the model. With a
-    `socket` path the child listens there, else on a free port of 127.0.0.1, where `api_key` guards it. `split` is how
-    many layers lie on each of the GPUs `devices` that it sees; `environment` is what it gets beside its parent's.
+    `context` is the total of all slots; `alias` is the name that the child itself shows for the model. A `template`
+    replaces the file's own chat template. With a `socket` path the child listens there, else on a free port of
+    127.0.0.1, where `api_key` guards it. `split` is how many layers lie on each of the GPUs `devices` that it sees;
+    `environment` is what it gets beside its parent's.
     """
 
     model: str
@@ -77,6 +82,7 @@ class ChildOptions(Struct, frozen=True, kw_only=True):
     kv_type: KvType
     embedding: bool
     alias: str = "model"
+    template: str = ""
     socket: str = ""
     api_key: str = ""
     split: tuple[int, ...] = ()
