@@ -2,11 +2,15 @@
 
     python benchmarks/plan.py [--devices 10,100,1000] [--fleets 5] [--seconds 5,5,30] [--json FILE]
 
-The fleets are mixed: machines with one to four cards of 4 to 80 GiB and some with none, on a third of them a part of
-the memory is taken. The models are of 0.5 to 70 B parameters, each in three quantisations, and want more than there is.
+The fleets are mixed, as in a network of what people own: machines with one, two or four equal cards of 4 to 80 GiB,
+some with none; on a third of them up to 30 % of each memory is taken by something else, so that few machines are
+quite alike. The models are of 0.5 to 70 B parameters, each in three quantisations and with contexts of 2,048 to 8,192
+tokens; their best variants want one and a half times the memory of the cards, and larger models have more demand.
 `value` is the demand-weighted quality served, `bound` the most that any plan could serve (proved), `gap` their
-distance. Beside it, on the same choices and with the same prices: first-fit decreasing (each replica, the largest
-models first, goes on the first machine that holds it) and best-fit decreasing (on the one that is then fullest).
+distance; seconds are of the wall, for all of a plan with its refusals. Beside it, on the same choices and with the
+same prices, as shares of `value`: first-fit decreasing (each model on the first machines that hold it) and best-fit
+decreasing (on those that are then fullest), the largest models first, then the ones with most quality a byte first;
+always the best variant that fits.
 """
 
 import argparse
@@ -26,10 +30,10 @@ from felloe.domain.plan import DesiredModel
 from felloe.placement.choices import Pricing
 from felloe.placement.facts import ModelFacts
 from felloe.placement.machine_kinds import kinds_of
-from felloe.placement.packing import Filling, Option, Problem, counts_towards, limits_of, problem_of, worth
+from felloe.placement.packing import Option, Problem, limits_of, problem_of
 from felloe.placement.paper import Lengths, shape_from_parameters
 from felloe.placement.plan import make_plan
-from felloe.placement.wishes import wishes_of
+from felloe.placement.wishes import Wish, wishes_of
 
 GIB = 2**30
 MACHINES = (
@@ -62,9 +66,12 @@ BANDWIDTH = {4: 192e9, 8: 288e9, 12: 360e9, 16: 448e9, 24: 936e9, 48: 864e9, 80:
 Rank = Callable[[int, list[int]], float]
 """Of a machine's number and what is left there of the devices that a replica uses: the least is chosen."""
 
+Weigh = Callable[[Wish], float]
+"""What a model weighs: the weightiest is placed first."""
+
 
 class Row(msgspec.Struct, frozen=True):
-    """One fleet."""
+    """One fleet; `first_fit` and `best_fit` as shares of the plan's value: by size, and by quality a byte."""
 
     devices: int
     machines: int
@@ -75,8 +82,8 @@ class Row(msgspec.Struct, frozen=True):
     bound: float
     gap: float
     seconds: float
-    first_fit: float
-    best_fit: float
+    first_fit: list[float]
+    best_fit: list[float]
 
 
 def fleet_of(devices: int, dice: random.Random) -> Fleet:
@@ -138,39 +145,46 @@ def wishes_for(fleet: Fleet, dice: random.Random) -> tuple[list[DesiredModel], d
     return desired, facts
 
 
-def decreasing(problem: Problem, rank: Rank) -> list[Filling]:
-    """Each replica, the largest first, on the machine of the least rank that holds it, in the best variant there."""
+def decreasing(problem: Problem, weigh: Weigh, rank: Rank) -> float:
+    """What is served when each model in turn, the weightiest first, goes on the machines of the least rank.
+
+    It is taken there in the best variant that still fits. A replica changes nothing on other machines, so the order of
+    machines is found once a model.
+    """
     kinds = [at for at, kind in enumerate(problem.kinds) for _ in kind.machines]
     free = [list(problem.rooms[kind]) for kind in kinds]
-    held: list[list[Option]] = [[] for _ in kinds]
+    held: list[Option] = []
     left = limits_of(problem)
     by_wish: dict[int, dict[int, list[Option]]] = {}
     for kind, options in enumerate(problem.options):
         for option in options:
             by_wish.setdefault(option.choice.wish, {}).setdefault(kind, []).append(option)
-    sizes = [wish.variants[0].facts.shape.weights for wish in problem.wishes]
-    for wish in sorted(by_wish, key=lambda wish: -sizes[wish]):
-        for _ in range(left[wish, False]):
-            best: tuple[float, float, int, Option] | None = None
-            for machine, kind in enumerate(kinds):
-                if any(option.choice.wish == wish for option in held[machine]):
-                    continue
-                for option in by_wish[wish].get(kind, ()):
-                    if all(used <= free[machine][row] for row, used in option.uses):
-                        key = (
-                            rank(machine, [free[machine][row] - used for row, used in option.uses]),
-                            -option.choice.worth,
-                        )
-                        if best is None or key < best[:2]:
-                            best = (*key, machine, option)
-            if best is None:
-                break
-            held[best[2]].append(best[3])
-            for row, used in best[3].uses:
-                free[best[2]][row] -= used
-            for limit in counts_towards(problem, best[3]):
-                left[limit] -= 1
-    return [tuple(options) for options in held]
+    for wish in sorted(by_wish, key=lambda at: -weigh(problem.wishes[at])):
+        places: list[tuple[float, float, int, Option]] = []
+        for machine, kind in enumerate(kinds):
+            found = [
+                (rank(machine, [free[machine][row] - used for row, used in option.uses]), -option.choice.worth, option)
+                for option in by_wish[wish].get(kind, ())
+                if all(used <= free[machine][row] for row, used in option.uses)
+            ]
+            if found:
+                best = min(found, key=lambda place: place[1])
+                places.append((best[0], best[1], machine, best[2]))
+        for _, _, machine, option in sorted(places, key=lambda place: place[:3])[: left[wish, False]]:
+            held.append(option)
+            for row, used in option.uses:
+                free[machine][row] -= used
+    return sum(option.choice.worth for option in held)
+
+
+def size(wish: Wish) -> float:
+    """Bytes of the best variant."""
+    return wish.variants[0].facts.shape.weights
+
+
+def density(wish: Wish) -> float:
+    """Demand-weighted quality a byte, of the variant that has most."""
+    return max(wish.desired.demand * one.quality / one.facts.shape.weights for one in wish.variants)
 
 
 def measure(devices: int, seed: int, seconds: float) -> Row:
@@ -183,6 +197,8 @@ def measure(devices: int, seed: int, seconds: float) -> Row:
     kinds = kinds_of(fleet, wishes, (), ())
     pricing = Pricing(wishes, {}, thorough=len(kinds) <= 12)
     problem = problem_of(wishes, kinds, [pricing.choices(kind) for kind in kinds])
+    ranks: tuple[Rank, ...] = (lambda machine, left: float(machine), lambda machine, left: float(sum(left)))
+    first, best = ([decreasing(problem, weigh, rank) / plan.value for weigh in (size, density)] for rank in ranks)
     return Row(
         devices=devices,
         machines=len(fleet.machines),
@@ -193,8 +209,8 @@ def measure(devices: int, seed: int, seconds: float) -> Row:
         bound=plan.bound,
         gap=plan.gap,
         seconds=plan.seconds,
-        first_fit=worth(decreasing(problem, lambda machine, left: float(machine)), 0),
-        best_fit=worth(decreasing(problem, lambda machine, left: float(sum(left))), 0),
+        first_fit=first,
+        best_fit=best,
     )
 
 
@@ -220,15 +236,17 @@ def main() -> None:
 
 def _line(rows: list[Row]) -> str:
     gaps, times = [row.gap for row in rows], [row.seconds for row in rows]
-    first = fmean(row.first_fit / row.value for row in rows)
-    best = fmean(row.best_fit / row.value for row in rows)
     return (
         f"| {rows[0].devices} | {fmean(row.machines for row in rows):.0f} "
         f"| {fmean(row.models for row in rows):.0f} x {fmean(row.replicas / row.models for row in rows):.1f} "
         f"| {fmean(row.value for row in rows):.1f} / {fmean(row.bound for row in rows):.1f} "
         f"| {100 * fmean(gaps):.2f} % ({100 * max(gaps):.2f} %) | {fmean(times):.1f} ({max(times):.1f}) "
-        f"| {100 * first:.1f} % | {100 * best:.1f} % |"
+        f"| {_shares([row.first_fit for row in rows])} | {_shares([row.best_fit for row in rows])} |"
     )
+
+
+def _shares(found: list[list[float]]) -> str:
+    return ", ".join(f"{100 * fmean(by_order):.1f} %" for by_order in zip(*found, strict=True))
 
 
 if __name__ == "__main__":

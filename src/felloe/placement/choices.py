@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from felloe.domain.fleet import RAM, Device, DeviceKind
 from felloe.domain.ids import ModelName
 from felloe.domain.plan import Part, Placement
-from felloe.placement.corrections import NO_CORRECTIONS, Corrections
+from felloe.placement.corrections import NO_CORRECTIONS, Correction, Corrections
 from felloe.placement.machine_kinds import MachineKind
 from felloe.placement.memory import Share, price
 from felloe.placement.settings import Settings
+from felloe.placement.shape import Shape
 from felloe.placement.split import Costs, split_over
 from felloe.placement.wishes import Variant, Wish, worth_of_context
 
@@ -43,6 +45,13 @@ class Choice(Struct, frozen=True, kw_only=True):
     stays: bool = False
 
 
+class _Way(NamedTuple):
+    """Parts of a replica, and its tokens a second."""
+
+    parts: tuple[Part, ...]
+    rate: float
+
+
 class Pricing:
     """Makes choices; remembers prices, since most machines of a fleet are much like others.
 
@@ -55,13 +64,17 @@ class Pricing:
         self._wishes = wishes
         self._thorough = thorough
         self._corrections = corrections
+        self._shapes: dict[ModelName, int] = {}
+        self._numbered: dict[tuple[Shape, tuple[tuple[DeviceKind, Correction], ...]], int] = {}
+        self._ways: dict[tuple[int, Settings, tuple[str, ...], bool, bool], list[_Way]] = {}
         self._splits: dict[tuple[object, ...], tuple[Part, ...] | None] = {}
         self._singles: dict[tuple[object, ...], tuple[Part, ...]] = {}
-        self._costs: dict[tuple[ModelName, Settings], Costs] = {}
+        self._costs: dict[tuple[int, Settings], Costs] = {}
 
     def choices(self, kind: MachineKind) -> list[Choice]:
         """Every way in which a machine of this kind can hold a replica of any wish, when it holds nothing else."""
         found: list[Choice] = []
+        self._ways = {}
         for at, wish in enumerate(self._wishes):
             if not kind.allowed[at] or not wish.most:
                 continue
@@ -79,11 +92,27 @@ class Pricing:
         gpus = [device for device in kind.devices if device.id != RAM and device.id in kind.allowed[at]]
         found: list[Choice] = []
         for context in variant.contexts:
-            settings = wish.settings(context)
-            for parts in self._splits_of(kind, wish, variant, settings, gpus, RAM in kind.allowed[at]):
-                worth = self.worth(wish, variant, context, parts, kind.devices)
-                found.append(Choice(wish=at, variant=variant.name, context=context, parts=parts, worth=worth))
+            for way in self._ways_of(kind, wish, variant, wish.settings(context), gpus, RAM in kind.allowed[at]):
+                worth = _worth(wish, variant, context, way)
+                found.append(Choice(wish=at, variant=variant.name, context=context, parts=way.parts, worth=worth))
         return found
+
+    def _ways_of(
+        self,
+        kind: MachineKind,
+        wish: Wish,
+        variant: Variant,
+        settings: Settings,
+        gpus: Sequence[Device],
+        ram_allowed: bool,
+    ) -> list[_Way]:
+        """The splits with their speed; models of one shape share them."""
+        names = tuple(gpu.id for gpu in gpus)
+        key = (self._number(variant), settings, names, ram_allowed, _may_use_ram(wish, kind.devices))
+        if key not in self._ways:
+            splits = self._splits_of(kind, wish, variant, settings, gpus, ram_allowed)
+            self._ways[key] = [_Way(parts, speed(parts, kind.devices)) for parts in splits]
+        return self._ways[key]
 
     def _staying(self, kind: MachineKind, at: int, variant: Variant, here: Sequence[Placement]) -> list[Choice]:
         """The replica that runs there now, exactly as it is, where it may stay."""
@@ -98,7 +127,7 @@ class Pricing:
                 continue
             parts = self._again(kind, wish, variant, placement, kind.allowed[at])
             if parts:
-                worth = self.worth(wish, variant, placement.context, parts, kind.devices)
+                worth = _worth(wish, variant, placement.context, _Way(parts, speed(parts, kind.devices)))
                 worth += _STAY_WORTH * wish.desired.demand
                 context = placement.context
                 found.append(
@@ -187,7 +216,7 @@ class Pricing:
         self, variant: Variant, settings: Settings, room: Sequence[tuple[Device, int]], offload: bool
     ) -> tuple[Part, ...] | None:
         places = tuple((device.id, device.kind, device.shared, free) for device, free in room[1:])
-        key = (variant.name, settings, places, room[0][1], offload)
+        key = (self._number(variant), settings, places, room[0][1], offload)
         if key not in self._splits:
             known = self._corrections.get(variant.name, NO_CORRECTIONS)
             shape = variant.facts.shape
@@ -196,13 +225,17 @@ class Pricing:
         return self._splits[key]
 
     def _costs_of(self, variant: Variant, settings: Settings, corrections: Corrections) -> Costs:
-        key = (variant.name, settings)
+        key = (self._number(variant), settings)
         if key not in self._costs:
             self._costs[key] = Costs(variant.facts.shape, settings, corrections)
         return self._costs[key]
 
     def _priced(self, variant: Variant, settings: Settings, split: Sequence[Share]) -> tuple[Part, ...]:
-        key = (variant.name, settings, tuple((share.device.id, share.device.kind, share.layers) for share in split))
+        key = (
+            self._number(variant),
+            settings,
+            tuple((share.device.id, share.device.kind, share.layers) for share in split),
+        )
         if key not in self._singles:
             known = self._corrections.get(variant.name, NO_CORRECTIONS)
             needs = price(variant.facts.shape, settings, split, corrections=known)
@@ -212,14 +245,20 @@ class Pricing:
             )
         return self._singles[key]
 
-    def worth(
-        self, wish: Wish, variant: Variant, context: int, parts: Sequence[Part], devices: Sequence[Device]
-    ) -> float:
-        """Quality first; speed weighs far less than the step to the next variant."""
-        quality = variant.quality * worth_of_context(context, variant.contexts)
-        rate = speed(parts, devices)
-        bonus = _SPEED_WORTH * rate / (rate + _EVEN_SPEED) - _PART_COST * len(parts)
-        return wish.desired.demand * (quality + bonus)
+    def _number(self, variant: Variant) -> int:
+        """The same for all models that cost the same."""
+        if variant.name not in self._shapes:
+            known = self._corrections.get(variant.name, NO_CORRECTIONS)
+            costs = (variant.facts.shape, tuple(sorted(known.kinds.items())))
+            self._shapes[variant.name] = self._numbered.setdefault(costs, len(self._numbered))
+        return self._shapes[variant.name]
+
+
+def _worth(wish: Wish, variant: Variant, context: int, way: _Way) -> float:
+    """Quality first; speed weighs far less than the step to the next variant."""
+    quality = variant.quality * worth_of_context(context, variant.contexts)
+    bonus = _SPEED_WORTH * way.rate / (way.rate + _EVEN_SPEED) - _PART_COST * len(way.parts)
+    return wish.desired.demand * (quality + bonus)
 
 
 def speed(parts: Sequence[Part], devices: Sequence[Device]) -> float:

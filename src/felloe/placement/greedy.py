@@ -55,27 +55,44 @@ class Machines:
             wishes = [wish for wish in range(len(self.problem.wishes)) if (wish, level) in self._tables]
             wishes.sort(key=lambda wish: (-self.problem.wishes[wish].desired.demand, wish))
             for wish in wishes:
-                while self._place(wish, level):
-                    pass
+                self._serve(wish, level)
+
+    def stay(self, levels: int) -> None:
+        """Keep what runs now, as long as it is wanted."""
+        for machine, kind in enumerate(self.kind_of):
+            for option in self.problem.options[kind]:
+                wish = option.choice.wish
+                if not option.choice.stays or option.level >= levels or self._holds[wish, machine]:
+                    continue
+                fits = all(used <= self._free[machine, row] for row, used in option.uses)
+                if fits and all(self._left[limit] > 0 for limit in counts_towards(self.problem, option)):
+                    self.take(machine, option)
 
     def fillings(self) -> list[Filling]:
         """What each machine holds now."""
         return [tuple(held) for held in self.held]
 
-    def _place(self, wish: int, level: int) -> bool:
-        """One more replica on the machine that gives it the most worth, of equal ones the fullest."""
+    def _serve(self, wish: int, level: int) -> None:
+        """As many replicas as may be, each on the machine that gives it the most worth, of equal ones the fullest.
+
+        A replica changes nothing on other machines, so one look at them gives the order for all.
+        """
         table = self._tables[wish, level]
-        if any(self._left[limit] < 1 for limit in counts_towards(self.problem, table.options[0])):
-            return False
+        count = min(self._left[limit] for limit in counts_towards(self.problem, table.options[0]))
+        if count < 1:
+            return
         free = self._free[table.machines]
         fits = (table.uses <= free).all(axis=1) & ~self._holds[wish, table.machines]
-        if not fits.any():
-            return False
         waste = numpy.where(table.uses > 0, free - table.uses, 0).sum(axis=1)
         rank = numpy.where(fits, table.worth - _RICHER * waste, -numpy.inf)
-        best = int(rank.argmax())
-        self.take(int(table.machines[best]), table.options[best])
-        return True
+        for at in numpy.argsort(-rank, kind="stable")[: int(fits.sum())]:
+            machine = int(table.machines[at])
+            if self._holds[wish, machine]:
+                continue
+            self.take(machine, table.options[int(at)])
+            count -= 1
+            if count < 1:
+                return
 
 
 class _Table:

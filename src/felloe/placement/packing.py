@@ -65,9 +65,13 @@ def problem_of(wishes: Sequence[Wish], kinds: Sequence[MachineKind], choices: Se
     options: list[tuple[Option, ...]] = []
     for kind, found in zip(kinds, choices, strict=True):
         mine: list[Option] = []
+        known: dict[int, tuple[tuple[int, int], ...]] = {}
         for choice in found:
             wish = wishes[choice.wish]
-            uses = _uses(kind, choice)
+            # Models of one shape have the very same parts, which are counted once.
+            uses = known.get(id(choice.parts))
+            if uses is None:
+                uses = known[id(choice.parts)] = _uses(kind, choice)
             mine += [
                 Option(choice=choice, level=number[Level(wish.desired.priority, beyond)], uses=uses)
                 for beyond in (False, True)

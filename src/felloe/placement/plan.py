@@ -4,8 +4,9 @@ Theory of operation. Every way in which a kind of machine can hold a replica is 
 of devices and the layers on each, with its exact price (`choices.py`). A plan takes choices so that no device holds
 more than it has. Levels are served one after the other: the minima of the highest priority first, replicas beyond the
 minima last. In a level the plan with the most demand-weighted quality is searched; far below that weigh speed, then
-replicas that stay where they are. A greedy plan comes first (`greedy.py`), then HiGHS improves it and proves how far
-from the best it may be: all choices at once on a small fleet (`joint.py`), by prices on a large one (`auction.py`).
+replicas that stay where they are. A greedy plan comes first (`greedy.py`), then prices make a better one and prove
+how far from the best it may be (`auction.py`), machines that gain too little are filled anew (`mending.py`), and HiGHS
+searches all choices of a small fleet at once (`joint.py`).
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,6 +18,7 @@ from felloe.domain.fleet import Fleet, Machine
 from felloe.domain.fleet_rules import check_machine
 from felloe.domain.ids import ModelName, NodeId
 from felloe.domain.plan import DesiredModel, Part, Placement, Plan
+from felloe.domain.serving import LEAST_CONTEXT
 from felloe.placement.choices import Choice, Pricing
 from felloe.placement.corrections import NO_CORRECTIONS, Corrections
 from felloe.placement.facts import ModelFacts
@@ -24,12 +26,13 @@ from felloe.placement.machine_kinds import MachineKind, kinds_of
 from felloe.placement.memory import Share, price
 from felloe.placement.refusals import refusals_of
 from felloe.placement.rooms import Rooms
-from felloe.placement.wishes import LEAST_CONTEXT, Variant, Wish, wishes_of
+from felloe.placement.wishes import Variant, Wish, wishes_of
 
 SECONDS = 5.0
 _FEW_KINDS = 12
-_SEARCH_SHARE = 0.9
-"""Of the time that is left; the rest is for saying why something is refused."""
+_SEARCH_SHARE = 0.85
+_GROWING_SHARE = 0.93
+"""Of the time, when the search ends, and when contexts stop growing; the rest is for the reasons of refusals."""
 
 
 def make_plan(
@@ -59,10 +62,10 @@ def make_plan(
     value = bound = 0.0
     placements: tuple[Placement, ...] = ()
     if any(found):
-        chosen, value, bound = _searched(wishes, kinds, found, _SEARCH_SHARE * (seconds - (now() - began)), now)
+        chosen, value, bound = _searched(wishes, kinds, found, began + _SEARCH_SHARE * seconds, now)
         placements = _placed(wishes, kinds, chosen)
-        placements = _grown(fleet, wishes, placements, current, known)
-    refusals = refusals_of(fleet, wishes, unknown, placements, barred, known)
+        placements = _grown(fleet, wishes, placements, current, known, lambda: now() - began > _GROWING_SHARE * seconds)
+    refusals = refusals_of(fleet, wishes, unknown, placements, barred, known, lambda: now() - began > seconds)
     return Plan(placements=placements, refusals=refusals, value=value, bound=bound, seconds=now() - began)
 
 
@@ -80,7 +83,7 @@ def _searched(
     wishes: Sequence[Wish],
     kinds: Sequence[MachineKind],
     choices: Sequence[Sequence[Choice]],
-    seconds: float,
+    until: float,
     now: Callable[[], float],
 ) -> tuple[list[list[Choice]], float, float]:
     """The choices of each machine, kind by kind."""
@@ -88,7 +91,7 @@ def _searched(
     from felloe.placement.packing import problem_of
     from felloe.placement.search import search
 
-    result = search(problem_of(wishes, kinds, choices), seconds=seconds, now=now)
+    result = search(problem_of(wishes, kinds, choices), until=until, now=now)
     return [[option.choice for option in filling] for filling in result.fillings], result.value, result.bound
 
 
@@ -122,6 +125,7 @@ def _grown(
     placements: tuple[Placement, ...],
     current: Sequence[Placement],
     corrections: Mapping[ModelName, Corrections],
+    late: Callable[[], bool],
 ) -> tuple[Placement, ...]:
     """New replicas get what is left of the context that is wanted; those that run are not disturbed for it."""
     by_model = {wish.desired.model: wish for wish in wishes}
@@ -134,6 +138,8 @@ def _grown(
         key=lambda at: (-by_model[grown[at].model].desired.priority, -by_model[grown[at].model].desired.demand, at),
     )
     for at in order:
+        if late():
+            break
         placement = grown[at]
         variant = next(one for one in by_model[placement.model].variants if one.name == placement.variant)
         if placement.context >= variant.contexts[0] or _place(placement) in running:

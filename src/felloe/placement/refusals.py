@@ -1,22 +1,24 @@
 """Why something that is wanted is not in a plan: what is short, where, by how much, and the nearest that would fit."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from felloe.domain.fleet import RAM, Device, Fleet, Machine
 from felloe.domain.ids import ModelName, NodeId
 from felloe.domain.plan import DesiredModel, Placement, Refusal
+from felloe.domain.serving import LEAST_CONTEXT
 from felloe.placement.corrections import NO_CORRECTIONS, Corrections
 from felloe.placement.machine_kinds import allowed_devices
 from felloe.placement.rooms import Rooms
 from felloe.placement.split import largest_context, shortfall, split_over
-from felloe.placement.wishes import LEAST_CONTEXT, Variant, Wish
+from felloe.placement.wishes import Variant, Wish
 from felloe.placement.words import amount, tokens
 
 _LOOKED_AT = 4
 """Machines that are priced for one refusal: those with the most memory left, and with the most at all."""
 
 _EXPLAINED = 64
+_EXPLAINED_LATE = 8
 
 Room = list[tuple[Device, int]]
 
@@ -37,8 +39,12 @@ def refusals_of(
     placements: Sequence[Placement],
     barred: Collection[tuple[NodeId, ModelName]],
     corrections: Mapping[ModelName, Corrections],
+    late: Callable[[], bool] = lambda: False,
 ) -> tuple[Refusal, ...]:
-    """One refusal for each model with fewer replicas than it should have, the most important first."""
+    """One refusal for each model with fewer replicas than it should have, the most important first.
+
+    Once it is `late`, all but the first ones are told without their bytes.
+    """
     refused = [
         (
             wanted.priority,
@@ -61,7 +67,7 @@ def refusals_of(
         nodes = placed.get(wish.desired.model, [])
         missing = (wish.least or min(1, wish.most)) - len(nodes)
         if missing > 0:
-            explained = len(refused) < _EXPLAINED
+            explained = len(refused) < (_EXPLAINED_LATE if late() else _EXPLAINED)
             refusal = _explained(fleet, wish, nodes, missing, rooms, barred, corrections) if explained else None
             plain = Refusal(
                 model=wish.desired.model, missing=missing, reason="the memory that is left does not hold it"
@@ -107,7 +113,7 @@ def _explained(
             model=model,
             missing=missing,
             reason=f"{wish.least} replicas are wanted, but one machine holds one, and only {where} may hold it",
-            nearest=f"{len(nodes)} {'replica is' if len(nodes) == 1 else 'replicas are'} planned",
+            nearest=f"want {len(nodes)}, which {'is' if len(nodes) == 1 else 'are'} planned, or add machines",
         )
     return _short(wish, fresh, missing, corrections)
 
@@ -137,7 +143,7 @@ def _short(wish: Wish, places: Sequence[_Place], missing: int, corrections: Mapp
     why = (
         f"{place.machine.name} is taken by what goes before it"
         if fits_empty
-        else "and it would not fit on that machine if it were empty"
+        else f"even with nothing else planned there, {place.machine.name} would not hold it"
     )
     return Refusal(
         model=wish.desired.model,
@@ -170,7 +176,7 @@ def _nearest(wish: Wish, variant: Variant, places: Sequence[_Place], corrections
     for place in _largest(places):
         if split_over(shape, settings, place.empty, offload=place.offload, corrections=corrections):
             return f"it fits on {place.machine.name} when other models leave, or with a higher priority"
-    return "no machine here holds it; add memory, or choose a smaller variant"
+    return "no machine here has so much for models; add memory, or choose a smaller variant"
 
 
 def _place(machine: Machine, wish: Wish, rooms: Rooms) -> _Place | None:

@@ -21,13 +21,15 @@ _Key = tuple[int, str, int, int, bool, tuple[int, ...]]
 class Relaxed(NamedTuple):
     """The bound, what each replica of a limit costs, what worth at earlier levels brings, and each option's gain.
 
-    `reduced` has an entry a kind, with the stage's options in their order. Without a bound the time was too short.
+    `reduced` has an entry a kind, with the stage's options in their order; `once` has what each wish pays
+    there for being on a machine once only. Without a bound the time was too short.
     """
 
     bound: float
     limits: dict[Limit, float]
     earlier: list[float]
     reduced: list[list[float]]
+    once: list[dict[int, float]]
 
 
 class _Merged(NamedTuple):
@@ -45,6 +47,7 @@ def relax(problem: Problem, stage: Stage, options: Sequence[Sequence[Option]], s
     limits = {limit: program.row(most=left) for limit, left in stage.left.items()}
     earlier = [program.row(least=least) for least in stage.least]
     columns: dict[tuple[int, _Key], int] = {}
+    only: list[dict[int, int]] = []
     groups = _groups(problem)
     for number, kinds in enumerate(groups):
         width = max(len(problem.rooms[kind]) for kind in kinds)
@@ -64,11 +67,11 @@ def relax(problem: Problem, stage: Stage, options: Sequence[Sequence[Option]], s
             if not now:
                 rows.append((earlier[merged.option.level], merged.worth))
             columns[number, key] = program.column(merged.worth if now else 0.0, rows, most=float(merged.times))
+        only.append(once)
     solved = program.solve_relaxed(seconds=seconds)
     if not solved.duals:
-        return Relaxed(
-            math.inf, dict.fromkeys(limits, 0.0), [1.0] * len(earlier), [[0.0] * len(mine) for mine in options]
-        )
+        nothing = [[0.0] * len(mine) for mine in options]
+        return Relaxed(math.inf, dict.fromkeys(limits, 0.0), [1.0] * len(earlier), nothing, [{} for _ in options])
     group_of = {kind: number for number, kinds in enumerate(groups) for kind in kinds}
     return Relaxed(
         solved.value,
@@ -77,6 +80,10 @@ def relax(problem: Problem, stage: Stage, options: Sequence[Sequence[Option]], s
         [
             [solved.reduced[columns[group_of[kind], _key(option)]] for option in mine]
             for kind, mine in enumerate(options)
+        ],
+        [
+            {wish: max(0.0, solved.duals[row]) for wish, row in only[group_of[kind]].items()}
+            for kind in range(len(options))
         ],
     )
 

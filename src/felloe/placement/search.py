@@ -1,23 +1,28 @@
 """The search for the best plan: level by level, greedy first, then exact, as long as time allows."""
 
-import random
 from collections.abc import Callable
 from typing import NamedTuple
 
 from felloe.placement.auction import Auction
 from felloe.placement.greedy import Machines
 from felloe.placement.joint import Stage, solve_jointly
-from felloe.placement.packing import Filling, Problem, counts_towards, limits_of, worth
+from felloe.placement.mending import Mending
+from felloe.placement.packing import Filling, Problem, limits_of, worth
 
-_JOINT_OPTIONS = 3000
-"""So many options are searched all at once; more are searched by prices."""
+_JOINT_OPTIONS = 1500
+"""So many options may be searched all at once; more are searched by prices only."""
 
-_MENDED_OPTIONS = 300
-_PROMISING = 120
+_JOINT_SECONDS = 0.5
+_RELAX_SHARE = 0.5
+_BID_SHARE = 0.7
+_MOST_BIDS = 8
+_FEW_BIDS = 3
 _MOST_VAIN = 200
-_BOUND_SHARE = 0.6
 _ENOUGH = 1e-6
-_GOOD_GAP = 0.002
+_GOOD_GAP = 0.003
+_FAIR_GAP = 0.01
+"""Of the bound: so near to it a plan is not worth seconds of search any more, of many machines and of few."""
+
 _SLACK = 1e-7
 
 
@@ -29,18 +34,17 @@ class Searched(NamedTuple):
     bound: float
 
 
-def search(problem: Problem, *, seconds: float, now: Callable[[], float]) -> Searched:
-    """The best plan that is found within the time, with the bound that was proved."""
-    began = now()
+def search(problem: Problem, *, until: float, now: Callable[[], float]) -> Searched:
+    """The best plan that is found until then, with the bound that was proved."""
     machines = Machines(problem)
     fillings = machines.fillings()
     achieved: list[float] = []
     value = bound = 0.0
     for level in range(len(problem.levels)):
-        remaining = max(0.0, began + seconds - now())
-        until = now() + remaining / (len(problem.levels) - level)
+        remaining = max(0.0, until - now())
+        share = now() + remaining / (len(problem.levels) - level)
         stage = _LevelSearch(problem, machines, level, achieved, now)
-        fillings, proved = stage.run(fillings, until)
+        fillings, proved = stage.run(fillings, share)
         reached = worth(fillings, level)
         achieved.append(reached - _SLACK * max(1.0, reached))
         value += reached
@@ -67,9 +71,17 @@ class _LevelSearch:
         bound = self._plain_bound()
         if self._is_enough(fillings, bound) or self._now() >= until:
             return fillings, bound
-        if self._problem.size <= _JOINT_OPTIONS:
-            return self._jointly(fillings, bound, until)
-        return self._by_prices(fillings, bound, until)
+        fillings = self._better(fillings, self._stayed())
+        small = self._problem.size <= _JOINT_OPTIONS
+        fillings, bound, mending = self._by_prices(fillings, bound, until, _FEW_BIDS if small else _MOST_BIDS)
+        if not small:
+            return self._mended(fillings, mending, bound, until), bound
+        if not self._is_enough(fillings, bound):
+            fillings, bound = self._jointly(fillings, bound, min(until, self._now() + _JOINT_SECONDS))
+        if not self._is_enough(fillings, bound, _FAIR_GAP):
+            fillings = self._mended(fillings, mending, bound, until)
+            fillings, bound = self._jointly(fillings, bound, until)
+        return fillings, bound
 
     def _counts(self, limit: tuple[int, bool], level: int) -> bool:
         """Whether any option up to this level takes from the limit."""
@@ -83,6 +95,12 @@ class _LevelSearch:
 
     def _is_enough(self, fillings: list[Filling], bound: float, gap: float = _ENOUGH) -> bool:
         return self._value(fillings) >= bound * (1 - gap) - _SLACK
+
+    def _stayed(self) -> list[Filling]:
+        """What runs now, as far as it may stay."""
+        self._machines.load([])
+        self._machines.stay(self._stage.level + 1)
+        return self._machines.fillings()
 
     def _filled(self, fillings: list[Filling]) -> list[Filling]:
         self._machines.load(fillings)
@@ -106,18 +124,30 @@ class _LevelSearch:
 
     def _jointly(self, fillings: list[Filling], bound: float, until: float) -> tuple[list[Filling], float]:
         seconds = until - self._now()
+        if seconds <= 0:
+            return fillings, bound
         found = solve_jointly(self._problem, self._kinds, self._stage, seconds=seconds, gap=_ENOUGH, start=fillings)
         bound = min(bound, found.bound)
         if found.fillings is not None and found.value > self._value(fillings) + _SLACK:
             fillings = found.fillings
         return fillings, bound
 
-    def _by_prices(self, fillings: list[Filling], bound: float, until: float) -> tuple[list[Filling], float]:
-        span = until - self._now()
-        auction = Auction(self._problem, self._stage, _BOUND_SHARE * span)
-        bound = min(bound, auction.bound)
-        fillings = self._better(fillings, auction.plan(self._kinds))
-        return self._mended(fillings, auction.promising(_PROMISING), bound, until), bound
+    def _by_prices(
+        self, fillings: list[Filling], bound: float, until: float, bids: int
+    ) -> tuple[list[Filling], float, Mending]:
+        began = self._now()
+        span = until - began
+        auction = Auction(self._problem, self._stage, _RELAX_SHARE * span, self._now)
+        mending = Mending(self._stage, self._kinds, auction, self._now)
+        for _ in range(bids):
+            planned = auction.plan(self._kinds, until)
+            fillings = self._better(fillings, mending.run(self._filled(planned), until))
+            bound = min(bound, auction.bound)
+            if self._is_enough(fillings, bound, _GOOD_GAP) or self._now() >= began + _BID_SHARE * span:
+                break
+            auction.bid(self._value(fillings), until)
+            bound = min(bound, auction.bound)
+        return fillings, bound, mending
 
     def _better(self, fillings: list[Filling], offered: list[Filling]) -> list[Filling]:
         """What is offered, filled up, where it is worth more."""
@@ -129,45 +159,8 @@ class _LevelSearch:
     def _keeps(self, fillings: list[Filling]) -> bool:
         return all(worth(fillings, level) >= least for level, least in enumerate(self._stage.least))
 
-    def _mended(self, fillings: list[Filling], promising: Problem, bound: float, until: float) -> list[Filling]:
-        """Some machines at a time are searched together while the others stay as they are."""
-        dice = random.Random(len(fillings))  # noqa: S311 - the same on every run, so that plans are
+    def _mended(self, fillings: list[Filling], mending: Mending, bound: float, until: float) -> list[Filling]:
         vain = 0
         while self._now() < until and vain < _MOST_VAIN and not self._is_enough(fillings, bound, _GOOD_GAP):
-            order = list(range(len(fillings)))
-            dice.shuffle(order)
-            chosen: list[int] = []
-            size = 0
-            for machine in order:
-                size += len(promising.options[self._kinds[machine]])
-                if chosen and size > _MENDED_OPTIONS:
-                    break
-                chosen.append(machine)
-            better = self._mend(fillings, promising, chosen, min(0.5, until - self._now()))
-            if better is None:
-                vain += 1
-                continue
-            vain = 0
-            for machine, filling in zip(chosen, better, strict=True):
-                fillings[machine] = filling
+            vain = 0 if mending.again(fillings) else vain + 1
         return fillings
-
-    def _mend(
-        self, fillings: list[Filling], promising: Problem, chosen: list[int], seconds: float
-    ) -> list[Filling] | None:
-        left = dict(self._stage.left)
-        picked = set(chosen)
-        others = [filling for at, filling in enumerate(fillings) if at not in picked]
-        for filling in others:
-            for option in filling:
-                for limit in counts_towards(self._problem, option):
-                    if limit in left:
-                        left[limit] -= 1
-        least = [most - worth(others, level) for level, most in enumerate(self._stage.least)]
-        mine = [fillings[machine] for machine in chosen]
-        stage = Stage(self._stage.level, least, left)
-        kinds = [self._kinds[machine] for machine in chosen]
-        found = solve_jointly(promising, kinds, stage, seconds=seconds, gap=1e-3, start=mine)
-        if found.fillings is None or found.value <= worth(mine, self._stage.level) + _SLACK:
-            return None
-        return found.fillings
