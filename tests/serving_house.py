@@ -12,13 +12,13 @@ from felloe.domain.hardware import Hardware
 from felloe.domain.ids import ContentId, ModelName, NodeId
 from felloe.domain.models import Model
 from felloe.domain.plan import DesiredModel, Need, Part, Placement, Plan, Refusal
-from felloe.domain.roster import Load, LoadFailure, Member, NodeRecord, Replica, Roster
+from felloe.domain.roster import Load, LoadFailure, LoadingReplica, Member, NodeRecord, Replica, Roster
 from felloe.domain.serving import DemandAnswer, DemandQuestion, NetworkPlan
 from felloe.hubs.records import LEASE, Lease, encode
 from felloe.hubs.serving_book import ServingBook
 from felloe.node.planning import Planning, PlanningPorts
 from felloe.placement.facts import ModelFacts
-from felloe.placement.leading import Problem
+from felloe.placement.problem import Problem
 from felloe.placement.rules import Room
 from felloe.placement.shape import LayerShape, Shape
 from hubs_fakes import FakeState, FakeStore
@@ -104,7 +104,7 @@ def _place(desired: DesiredModel, variant: ModelName, node: NodeId, room: Room, 
 
 
 class FakeServingNode:
-    """A node that does what the plan says, some seconds later."""
+    """A node that does what the plan says, some seconds later. `restarting`: their engines died and start again."""
 
     def __init__(self, number: int, gpu: int) -> None:
         self.machine: Machine | None = machine(number, gpu)
@@ -115,6 +115,7 @@ class FakeServingNode:
         self.breaks: dict[ModelName, str] = {}
         self.failures: tuple[LoadFailure, ...] = ()
         self.load = Load()
+        self.restarting: set[ModelName] = set()
 
     def follow(self, plan: Plan, now: float) -> None:
         here = {one.model: one for one in plan.placements if one.node == self.id}
@@ -137,7 +138,7 @@ class FakeServingNode:
             Replica(
                 model=Model(name=model, digest="", size=0, architecture="", quantisation="", context=0),
                 engine="llama",
-                state="ready" if now >= at else "starting",
+                state="ready" if now >= at and model not in self.restarting else "starting",
                 slots=one.slots,
                 context=one.context,
                 planned=True,
@@ -157,6 +158,11 @@ class FakeServingNode:
             started_at=0,
             issued_at=0,
             machine=self.machine,
+            loading=tuple(
+                LoadingReplica(model=model, variant=one.variant, stage="starting", ready_in=at - now)
+                for model, (one, at) in self.ready.items()
+                if now < at
+            ),
             failures=self.failures,
         )
         return Member(record=record, load=self.load, alive=self.alive, seen_at=now)

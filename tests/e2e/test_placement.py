@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import psutil
@@ -108,8 +109,13 @@ def serve(network: Network, *arguments: str) -> None:
 
 def where(network: Network, model: str) -> set[str]:
     """The living nodes on which a model is ready, as the hub sees it."""
-    alive = {row["record"]["name"] for row in network.hub.ask("/members") or [] if row["alive"]}
-    return network.hub.replicas_of(model) & alive
+    return network.hub.replicas_of(model) & {record["name"] for record in living(network)}
+
+
+def living(network: Network) -> list[dict[str, Any]]:
+    """What the living nodes say of themselves, as the hub hears it."""
+    members: list[dict[str, Any]] = network.hub.ask("/members") or []
+    return [member["record"] for member in members if member["alive"]]
 
 
 @pytest.fixture
@@ -209,3 +215,23 @@ def test_a_model_whose_engine_keeps_dying_on_one_node_goes_to_another(fleet: Net
         clients.stop()
     assert len(seen) >= 2
     assert clients.failures() == {}
+
+
+def holders(network: Network) -> set[str]:
+    """The living nodes that say that they hold a model, as the hub sees them."""
+    return {record["name"] for record in living(network) if record["holds"]}
+
+
+@pytest.mark.slow
+def test_a_model_serves_elsewhere_when_the_machine_dies_that_alone_had_it_at_first(fleet: Network) -> None:
+    pull(fleet, "precious")
+    spokes = [fleet.add_spoke(name) for name in ("spoke-1", "spoke-2")]
+    serve(fleet, "precious", "--pin", "spoke-1", "--pin", "spoke-2")
+    (first,) = wait_for("the model to serve", lambda: where(fleet, "precious"), 90)
+    fleet.hub.run("models", "remove", "precious")
+    wait_for("one node alone to have it", lambda: holders(fleet) == {first})
+    wait_for("a spare copy elsewhere", lambda: holders(fleet) - {first}, 120)
+    assert len(holders(fleet)) == 2, "one more, and not two"
+    next(spoke for spoke in spokes if spoke.name == first).kill()
+    wait_for("the model to serve elsewhere", lambda: where(fleet, "precious") - {first}, 60)
+    assert ask(fleet.hub, "precious") == "length"

@@ -11,9 +11,9 @@ from felloe.domain.plan import DesiredModel
 from felloe.node.solver import solve
 from felloe.placement.corrections import Correction, Corrections
 from felloe.placement.facts import ModelFacts
-from felloe.placement.leading import Problem
 from felloe.placement.paper import Lengths, shape_from_parameters
 from felloe.placement.plan import make_plan
+from felloe.placement.problem import Problem
 
 NODE, OTHER = NodeId("a" * 32), NodeId("b" * 32)
 SMALL = shape_from_parameters(

@@ -230,6 +230,10 @@ class ModelStore:
             also = f", where {others} are kept for what is coming in already" if others else ""
             raise FelloeError("disk_full", f"{size} bytes more do not fit {where}{also}")
 
+    async def room(self) -> int:
+        """How many bytes fit the quota while nothing is deleted and a tenth of the disk stays free; not below 0."""
+        return await self._change(self._room)
+
     async def clean(self) -> Cleaned:
         """Delete what interrupted pulls left and damaged content, then models until the quota is kept.
 
@@ -284,6 +288,13 @@ class ModelStore:
         if victims is not None and coming is not None:
             coming.promise(size)
         return victims
+
+    def _room(self) -> int:
+        disk, promised = shutil.disk_usage(self._folder), self.blobs.promised_bytes()
+        room = disk.free - disk.total // 10
+        if self._quota:
+            room = min(room, self._quota - self._holdings.used_bytes())
+        return max(0, room - promised)
 
     def _clean(self, size: int, busy: Collection[str]) -> tuple[ModelName, ...] | None:
         """Delete what must go for `size` bytes more; None, and nothing deleted, when that is not enough."""

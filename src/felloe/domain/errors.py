@@ -44,7 +44,7 @@ CATALOGUE: dict[str, ErrorSpec] = {
     "context_length_exceeded": ErrorSpec(400, Fault.CALLER, _BAD, "Shorten the prompt or lower max_tokens."),
     "unsupported_capability": ErrorSpec(400, Fault.CALLER, _BAD, "Choose a model that offers this."),
     "model_not_found": ErrorSpec(404, Fault.CALLER, _BAD, "List the models with GET /v1/models or `felloe models`."),
-    "not_found": ErrorSpec(404, Fault.CALLER, _BAD, "Check the path."),
+    "not_found": ErrorSpec(404, Fault.CALLER, _BAD, "Check the path or the name."),
     "method_not_allowed": ErrorSpec(405, Fault.CALLER, _BAD, "Use the method that the Allow header names."),
     "invalid_api_key": ErrorSpec(401, Fault.CALLER, _BAD, "Send `Authorization: Bearer <key>`; see `felloe key`."),
     "forbidden": ErrorSpec(403, Fault.CALLER, _BAD, "Ask the network's owner for the right to do this."),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from felloe.domain.gguf import MAX_LAYERS, GgufHeader, describe
+from felloe.domain.gguf import GgufHeader, describe
 from felloe.domain.gguf_fields import MAX_HEADER_BYTES, Fields, read_front
 from felloe.domain.gguf_reader import Tensor, shown
 
@@ -154,7 +154,7 @@ def _by_layer(fields: Fields, tensors: list[Tensor], count: int) -> tuple[tuple[
             rest.append(tensor)
             continue
         layer = int(found[1])
-        if layer >= max(count, 1) or layer >= MAX_LAYERS:
+        if layer >= count:
             fields.fail(f"tensor {shown(tensor.name)}", f"the model has only {count} layers")
         kind = _kind(found[2])
         kinds[layer][kind] = kinds[layer].get(kind, 0) + tensor.size

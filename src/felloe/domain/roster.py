@@ -15,6 +15,9 @@ Role = Literal["hub", "spoke"]
 ReplicaState = Literal["starting", "ready", "draining", "failed"]
 LoadStage = Literal["waiting", "fetching", "starting"]
 
+HELD_DIGITS = 16
+"""How much of a content id a record names."""
+
 
 class Replica(Struct, frozen=True, kw_only=True):
     """One loaded copy of a model. `slots` answers at once; `context` is what one slot holds, in tokens.

@@ -14,6 +14,7 @@ MOST_VARIANTS = 8
 MOST_PINS = 8
 MOST_REPLICAS = 1_000
 MOST_SLOTS = 256
+LEAST_CONTEXT = 256
 MOST_CONTEXT = 1 << 24
 MOST_PRIORITY = 1_000
 LEAST_DEMAND = 1e-3
@@ -80,24 +81,36 @@ def decode_plan(value: bytes) -> NetworkPlan:
 
 
 def check_desired(desired: DesiredModel) -> None:
-    """Raise `invalid_value`, naming the field, unless this can be wanted; it need not fit anywhere."""
+    """Raise `invalid_value`, naming the field, unless an owner can want this; it need not fit anywhere."""
     _require(is_model_name(desired.model), "model", "it cannot name a model")
     _require(len(desired.variants) <= MOST_VARIANTS, "variants", f"there are more than {MOST_VARIANTS}")
     _require(all(map(is_model_name, desired.variants)), "variants", "one cannot name a model")
     _require(len(set(desired.variants)) == len(desired.variants), "variants", "one appears twice")
-    _require(1 <= desired.replicas_max <= MOST_REPLICAS, "replicas", f"the most is not 1 to {MOST_REPLICAS}")
-    _require(0 <= desired.replicas_min <= desired.replicas_max, "replicas", "the least is negative or above the most")
-    _require(abs(desired.priority) <= MOST_PRIORITY, "priority", f"it is not -{MOST_PRIORITY} to {MOST_PRIORITY}")
-    weighs = LEAST_DEMAND <= desired.demand <= MOST_DEMAND
-    _require(weighs, "demand", f"it is not {LEAST_DEMAND:g} to {MOST_DEMAND:g}")
-    _require(0 <= desired.context <= MOST_CONTEXT, "context", f"it is not 0 to {MOST_CONTEXT} tokens")
-    _require(0 <= desired.context_least <= MOST_CONTEXT, "context", f"the least is not 0 to {MOST_CONTEXT} tokens")
-    least_is_least = not desired.context or desired.context_least <= desired.context
-    _require(least_is_least, "context", "the least is above what is wanted")
-    _require(1 <= desired.slots <= MOST_SLOTS, "slots", f"they are not 1 to {MOST_SLOTS}")
+    _require(desired.replicas_max >= 1, "replicas", f"the most is from 1 to {MOST_REPLICAS}")
+    _require(desired.replicas_min <= desired.replicas_max, "replicas", "the least is above the most")
+    _require(desired.demand >= LEAST_DEMAND, "demand", f"it is from {LEAST_DEMAND:g} to {MOST_DEMAND:g}")
     _require(len(desired.pins) <= MOST_PINS, "pins", f"there are more than {MOST_PINS}")
     _require(all(map(_is_pin, desired.pins)), "pins", "one is no `machine` and no `machine/device`")
-    _require(0 <= desired.idle_seconds <= MOST_IDLE_SECONDS, "idle", "it is not 0 seconds to 30 days")
+    for context in (desired.context, desired.context_least):
+        _require(not context or context >= LEAST_CONTEXT, "context", f"fewer than {LEAST_CONTEXT} tokens serve nobody")
+    check_numbers(desired)
+
+
+def check_numbers(desired: DesiredModel) -> None:
+    """Raise `invalid_value`, naming the field, where a number is outside what a plan can reckon with.
+
+    What the leader asks of a plan may be less than what an owner can want: no replica, or one that weighs little.
+    """
+    _require(0 <= desired.replicas_max <= MOST_REPLICAS, "replicas", f"the most is from 0 to {MOST_REPLICAS}")
+    _require(0 <= desired.replicas_min <= MOST_REPLICAS, "replicas", f"the least is from 0 to {MOST_REPLICAS}")
+    _require(abs(desired.priority) <= MOST_PRIORITY, "priority", f"it is from -{MOST_PRIORITY} to {MOST_PRIORITY}")
+    _require(0 < desired.demand <= MOST_DEMAND, "demand", f"it is above 0 and at most {MOST_DEMAND:g}")
+    _require(0 <= desired.context <= MOST_CONTEXT, "context", f"it is from 0 to {MOST_CONTEXT} tokens")
+    _require(0 <= desired.context_least <= MOST_CONTEXT, "context", f"the least is from 0 to {MOST_CONTEXT} tokens")
+    least_is_least = not desired.context or desired.context_least <= desired.context
+    _require(least_is_least, "context", "the least is above what is wanted")
+    _require(1 <= desired.slots <= MOST_SLOTS, "slots", f"they are from 1 to {MOST_SLOTS}")
+    _require(0 <= desired.idle_seconds <= MOST_IDLE_SECONDS, "idle", "it is from 0 seconds to 30 days")
 
 
 def _is_pin(pin: str) -> bool:

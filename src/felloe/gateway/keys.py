@@ -5,6 +5,7 @@ One JSON file holds the keys made on this node and those that a hub distributes 
 
 import base64
 import hashlib
+import logging
 import re
 import secrets
 import time
@@ -18,6 +19,8 @@ from msgspec import Meta, Struct
 from felloe.domain.errors import FelloeError
 from felloe.gateway.access import bearer_token
 from felloe.host.files import write_atomic
+
+_log = logging.getLogger(__name__)
 
 Right = Literal["inference", "metrics"]
 RIGHTS: tuple[Right, ...] = ("inference", "metrics")
@@ -116,6 +119,13 @@ class ApiKeys:
             # A key that was revoked is refused also while the disk is full.
             self._use(content)
             self._store(content)
+
+    def network_changed(self, value: bytes) -> None:
+        """A hub told the network's keys. What cannot be used changes nothing, and is logged."""
+        try:
+            self.replace_network(msgspec.json.decode(value, type=list[KeyRecord]))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, FelloeError) as error:
+            _log.error("the network's API keys cannot be used: %s", type(error).__name__)
 
     def any(self) -> bool:
         """Whether at least one key exists that has not expired."""

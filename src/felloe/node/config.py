@@ -100,9 +100,13 @@ class HardwareConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The model store. `quota` in bytes: what pulled models may take up; 0: as much as the disk has."""
+    """The model store. `quota` in bytes: what pulled models may take up; 0: as much as the disk has.
+
+    `spare_copies` is how many nodes are to hold each model that the network serves; 1: this node fetches no spare copy.
+    """
 
     quota: int = 0
+    spare_copies: int = 2
 
 
 class TransferConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -262,6 +266,8 @@ def check_config(config: NodeConfig) -> None:
     config.hardware.limits()
     if config.store.quota < 0:
         refuse("store.quota", "is 0 (as much as the disk has) or a number of bytes")
+    if not 1 <= config.store.spare_copies <= 16:
+        refuse("store.spare_copies", "is between 1 (this node fetches none) and 16")
     if config.transfer.upload_rate < 0 or config.transfer.download_rate < 0:
         refuse("transfer.upload_rate and transfer.download_rate", "are 0 (no limit) or a number of bytes a second")
     if not 1 <= config.api.request_seconds <= 86_400:

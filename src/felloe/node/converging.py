@@ -36,6 +36,8 @@ _MOST_LOADING, _MOST_FAILURES, _MOST_REMEMBERED = 32, 16, 64
 class Converging:
     """Follows the plan for `node`. `changed` is called when what the node says of its planned replicas has changed.
 
+    `number` is that of the newest plan, `placements` is all that it has, here and elsewhere.
+
     `rests` tells whether nothing is to begin now, because the node is being drained. `clock` never goes back; `wall` is
     Unix time, asked once, so that a clock that is set changes no pause. Both in seconds.
     """
@@ -67,6 +69,7 @@ class Converging:
         self._stages: list[str] = []
         self._told_at = 0.0
         self.number = 0
+        self.placements: tuple[Placement, ...] = ()
         ports.engines.on_change(self._wake.set)
 
     # what others ask
@@ -78,6 +81,7 @@ class Converging:
         except FelloeError as error:
             logger.warning("%s", error)
             return
+        self.placements = plan.placements
         wanted = placements_here(plan.placements, self._node)
         if (wanted, plan.number) != (self._wanted, self.number):
             self._wanted, self.number = wanted, plan.number

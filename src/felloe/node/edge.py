@@ -23,7 +23,7 @@ def create_gateway(node: "Node") -> Gateway:
     return Gateway(
         _gateway_config(node.config),
         node.router,
-        lambda: listed_models(node.roster.snapshot(), node.wanted.models),
+        lambda: listed_models(node.roster.snapshot(), node.placing.wanted.models),
         node.keys,
         lambda: _status(node),
         _metrics(node),

@@ -20,7 +20,7 @@ class HardwareOperations:
 
     async def view(self) -> HardwareView:
         """The machine as it is now, and the ways to the other nodes."""
-        watch = self._node.machine
+        watch = self._node.placing.machine
         machine = await watch.look()
         return hardware_view(
             watch.hardware, machine, watch.limits, watch.held(), links=self._node.transfer.links.rows()

@@ -7,7 +7,7 @@ and was refused is loaded once it may be. Servers of the owner's own are not in 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -106,6 +106,15 @@ class Loading:
         self._configured = frozenset(configured)
         for model in self._at_start().values():
             await self._try(model)
+
+    async def take_and_load_all(self, models: Sequence[str], say: Callable[[str], None]) -> None:
+        """As `take_and_load`, one after the other; failures are logged, and told by `say`."""
+        for model in models:
+            try:
+                await self.take_and_load(model)
+            except FelloeError as error:
+                say(f"{model} was not loaded: {error}")
+                logger.error("a model was not loaded: %s", error)
 
     async def take_and_load(self, what: str) -> None:
         """Load a model of the store by name, or pull what a reference names first.
@@ -221,6 +230,8 @@ class Loading:
             gpu_layers=self._config.gpu_layers,
             embedding=True,
             devices=self._devices(),
+            defaults=manifest.defaults,
+            template=manifest.template or "",
         )
         async with self._store.in_use(model.name) as path:
             await self._store.assure(model.name)

@@ -16,8 +16,8 @@ from felloe.console.model_messages import CleanedRow, DamagedRow, ModelRow, Veri
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelName
 from felloe.domain.models import Model
+from felloe.domain.roster import HELD_DIGITS
 from felloe.node.catalog_operations import CatalogOperations
-from felloe.node.transfer_peers import HELD_DIGITS
 from felloe.placement.shape import Shape, shape_of
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class ModelOperations:
         approved = None if known is None else known.named(request.name)
         if approved is None:
             raise FelloeError("model_not_found", f"no model {request.name} is stored here or approved")
-        content, shapes = approved.listing.content, self._node.shapes
+        content, shapes = approved.listing.content, self._node.placing.shapes
         for _ in range(_SHAPE_TRIES):
             if (shape := shapes.find(content)) is not None:
                 return shape

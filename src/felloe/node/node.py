@@ -7,10 +7,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from felloe import __version__
 from felloe.catalog.approval.trusted import TrustedCatalog
@@ -18,18 +15,11 @@ from felloe.catalog.sources.service import Sources
 from felloe.catalog.store import ModelStore
 from felloe.console.operator import create_operator_app
 from felloe.domain.errors import FelloeError
-from felloe.domain.manifest import ManifestFile
-from felloe.domain.models import Model
-from felloe.domain.plan import Part
 from felloe.domain.roster import NodeRecord
-from felloe.domain.serving import DEMAND, DemandAnswer
-from felloe.engines.backends import ONLY_CPU, backends
-from felloe.engines.options import EngineDevice, EngineOptions
 from felloe.engines.service import Engines
-from felloe.gateway.keys import ApiKeys, KeyRecord
-from felloe.host.budget import driver_name
+from felloe.gateway.keys import ApiKeys
 from felloe.hubs.probe import TrialListener, TrialRequest
-from felloe.hubs.topics import KEYS, PLAN, SERVING
+from felloe.hubs.topics import KEYS
 from felloe.mesh.certificates import hub_tls_name
 from felloe.mesh.connection import Connection
 from felloe.mesh.exchange import Exchange
@@ -41,8 +31,6 @@ from felloe.node.approvals import NodeApprovals
 from felloe.node.catalog_reader import BookReader
 from felloe.node.commands import DRAIN, DrainCommand, DrainOrder
 from felloe.node.config import NodeConfig
-from felloe.node.converging import Converging
-from felloe.node.converging_rules import held
 from felloe.node.curating import Curating
 from felloe.node.draining import Draining
 from felloe.node.edge import create_gateway
@@ -54,18 +42,14 @@ from felloe.node.hub_role import HubRole
 from felloe.node.identity import Identity
 from felloe.node.isolation import Isolation, answers_over_https
 from felloe.node.loading import Loading
-from felloe.node.machine import MachineWatch
 from felloe.node.network_files import NetworkFiles
 from felloe.node.operations import NodeOperations
-from felloe.node.planned_load import LoadingPorts
-from felloe.node.planning import PlanningPorts
-from felloe.node.promises import promised
+from felloe.node.placing import Placing, PlacingPorts
 from felloe.node.pulling import Pulling
-from felloe.node.shapes import Fronts, Shapes
+from felloe.node.record import record_of
 from felloe.node.stopping import safely
 from felloe.node.transfer import Transfer
 from felloe.node.upstreams import Upstreams
-from felloe.node.wanted import Wanted
 from felloe.privacy.sealing import SealingKeys, seal
 from felloe.routing.admission import Admission
 from felloe.routing.answering import AnsweringService
@@ -90,7 +74,6 @@ class Node:
         self.started_at = time.time()
         self._began = time.monotonic()
         self._has_loaded = False
-        self._backends = ONLY_CPU
         self.stopping = asyncio.Event()
         self.failure: FelloeError | None = None
         self.endpoints = endpoints(config.peer)
@@ -107,7 +90,7 @@ class Node:
             home.models,
             self.identity.node_key,
             quota=config.store.quota,
-            loaded=lambda: self.loading.wanted() | self.converging.files(),
+            loaded=lambda: self.loading.wanted() | self.placing.files(),
         )
         self.approvals = NodeApprovals(TrustedCatalog(home.catalog, self.identity.trust.catalog))
         hubs = HubClient(self.connection)
@@ -139,33 +122,21 @@ class Node:
             changed=self._tell_of_self,
         )
         self.pulling = Pulling(sources, self.store, self.curating.arrived, self.transfer.pull)
-        self.machine = MachineWatch(
-            membership.node,
-            membership.name,
-            config.hardware.limits(),
-            held=lambda: held(self.engines.replicas()),
-            children=self.engines.process_ids,
-            backends=lambda: self._backends,
-            changed=self._tell_of_self,
-        )
-        self.converging = Converging(
-            membership.node,
-            LoadingPorts(
+        self.placing = Placing(
+            membership,
+            home,
+            config,
+            PlacingPorts(
                 engines=self.engines,
                 store=self.store,
-                fetch=self.pulling.bring,
-                gate=self.approvals.check,
-                look=self.machine.look,
-                told=lambda: self.machine.machine,
-                devices=self._engine_devices,
-                threads=config.engine.threads,
+                transfer=self.transfer,
+                pulling=self.pulling,
+                approvals=self.approvals,
+                hubs=hubs,
+                roster=lambda: self.roster.snapshot(),
+                rests=lambda: self.admission.load().draining,
+                changed=self._tell_of_self,
             ),
-            changed=self._tell_of_self,
-            rests=lambda: self.admission.load().draining,
-        )
-        self.shapes = Shapes(
-            home.state / "shapes",
-            Fronts(manifest=self.transfer.manifest, here=self._path_of, fetch=self.transfer.piece),
         )
         self.loading = Loading(
             home.state / "loaded.json",
@@ -174,13 +145,13 @@ class Node:
             config.engine,
             pull=self.pulling.take,
             gate=self.approvals.check,
-            planned=self.converging,
-            devices=self._engine_devices,
-            promise=self._promise,
+            planned=self.placing.converging,
+            devices=self.placing.devices,
+            promise=self.placing.promise,
         )
         self.upstreams = Upstreams(home.state / "upstreams.json", self.engines, config.upstreams)
         self.admission = Admission(self.engines, queue_limit=config.engine.queue)
-        self.roster = RosterService(self.connection, self._record(), sign=self.identity.node_key.sign)
+        self.roster = RosterService(self.connection, record_of(self), sign=self.identity.node_key.sign)
         self.exchange = Exchange(self.connection, membership.node)
         self.state = StateFollower(self.connection)
         self.commands = NodeCommands(self.connection)
@@ -194,7 +165,7 @@ class Node:
             self.state,
             changed=self._tell_of_self,
             trusted=lambda: self.approvals.catalog.bundle,
-            planning=PlanningPorts(approvals=lambda: self.approvals.known, shapes=self.shapes),
+            planning=self.placing.planning,
         )
         self.isolation = Isolation(
             self.connection,
@@ -203,13 +174,11 @@ class Node:
             answers=lambda hub: answers_over_https(hub, self.identity.trust),
             clock=time.monotonic,
         )
-        hubs_for_models = HubClient(self.connection)
-        self.wanted = Wanted(lambda question: hubs_for_models.ask(DEMAND, question, DemandAnswer))
         self.router = Router(
             self.roster,
             self.admission,
             RemoteAnswers(self.exchange, seal),
-            demand=Demand(self.wanted),
+            demand=Demand(self.placing.wanted),
             load_wait_seconds=config.api.load_wait_seconds,
             settled=self._is_settled,
         )
@@ -231,7 +200,6 @@ class Node:
         self.connection.on_refusal(self.identity.note_refused)
         self.engines.on_change(self._replicas_changed)
         self.approvals.on_change(self.loading.approvals_changed)
-        self.approvals.on_change(self.converging.approvals_changed)
         self.approvals.on_change(self._tell_of_self)
         self.identity.on_trust(self.curating.look_again)
         self.connection.on_up(self.curating.look_again)
@@ -254,18 +222,15 @@ class Node:
         await self.connection.start(wait_seconds=15.0 if self.hub is not None else None)
         await self.exchange.start()
         await self.transfer.start()
-        if self.machine.hardware.gpus:
-            self._backends = await backends()
-            await self.machine.look()
-        self.roster.set_record(self._record())
+        await self.placing.start()
+        self._tell_of_self()
         await self.roster.start()
         await self.role.start_services()
         if self.config.peer.hub:
             await self.commands.serve(TRIAL, TrialRequest, self.trial.on_request)
         await self.commands.serve(DRAIN, DrainOrder, DrainCommand(self.draining).on_request)
-        await self.state.follow(KEYS, self._network_keys)
-        await self.state.follow(SERVING, self.wanted.serving_changed)
-        await self.state.follow(PLAN, self.converging.plan_changed)
+        await self.state.follow(KEYS, self.keys.network_changed)
+        await self.placing.follow(self.state)
         await self.approvals.start(self.state)
         await self.curating.start(self.state)
         await self.gateway.start()
@@ -276,9 +241,7 @@ class Node:
         self._spawn(self.approvals.run(), "approvals")
         self._spawn(self.curating.run(), "curating")
         self._spawn(self.loading.run(), "loading")
-        self._spawn(self.converging.run(), "converging")
-        self._spawn(self.shapes.run(), "shapes")
-        self._spawn(self.machine.run(), "machine")
+        self._spawn(self.placing.run(), "placing")
         self._spawn(self.transfer.run(), "transfer")
         self._spawn(self._keep_house(), "housekeeping")
         self._spawn(self._load(models, say), "models")
@@ -292,14 +255,13 @@ class Node:
             self.draining.close,
             partial(self.gateway.stop, _GRACE_SECONDS),
             self.router.close,
-            self.router.close,
             self._drain,
             self.exchange.close,
             self.transfer.stop,
             self.state.close,
             self.commands.close,
             self.engines.close,
-            self._close_machine,
+            self.placing.close,
             self.roster.close,
             self.role.stop,
             self.connection.close,
@@ -317,9 +279,6 @@ class Node:
             async with asyncio.timeout(_GRACE_SECONDS):
                 await self.admission.drain()
 
-    async def _close_machine(self) -> None:
-        self.machine.close()
-
     @property
     def membership(self) -> Membership:
         """What this node knows of its network now."""
@@ -329,46 +288,6 @@ class Node:
     def hub(self) -> Hub | None:
         """What makes this node a hub, while it is one."""
         return self.role.hub
-
-    def _record(self) -> NodeRecord:
-        return NodeRecord(
-            id=self.membership.node,
-            name=self.membership.name,
-            roles=(self.membership.role,),
-            version=__version__,
-            public_key=self.identity.public_key,
-            sealing_config=self.sealing.config,
-            hardware=self.machine.hardware,
-            replicas=self.converging.mark(self.admission.replicas()),
-            started_at=self.started_at,
-            issued_at=0,
-            endpoints=self.endpoints if self.config.peer.hub else None,
-            transfer=self.transfer.place,
-            holds=self.transfer.holds(),
-            machine=self.machine.machine,
-            loading=self.converging.loading(),
-            failures=self.converging.failures(),
-            plan=self.converging.number,
-        )
-
-    def _engine_devices(self) -> tuple[EngineDevice, ...]:
-        """What the engines call this machine's devices."""
-        gpus = {gpu.id: gpu for gpu in self.machine.hardware.gpus}
-        devices = self.machine.machine.devices
-        known = ((device, gpus.get(device.id)) for device in devices)
-        return tuple(
-            EngineDevice(device.id, device.kind, "" if gpu is None else driver_name(gpu, device.kind))
-            for device, gpu in known
-        )
-
-    async def _promise(self, model: Model, path: Path, options: EngineOptions) -> tuple[Part, ...]:
-        """What a load by hand will probably take up here."""
-        return await promised(model, path, options, self.machine.machine, held(self.engines.replicas()))
-
-    def _path_of(self, file: ManifestFile) -> Path | None:
-        """Where a file lies in the store, when it is there whole."""
-        is_here = self.store.blobs.size_of(file.digest) == file.size
-        return self.store.blobs.path_of(file.digest) if is_here else None
 
     def _is_settled(self) -> bool:
         """Whether this node has had the time to load its models and to hear of the others'."""
@@ -382,21 +301,16 @@ class Node:
             self.stopping.set()
 
     def _tell_of_self(self) -> None:
-        self.roster.set_record(self._record())
+        self.roster.set_record(record_of(self))
 
     def _replicas_changed(self) -> None:
         self.admission.replicas_changed()
-        self.roster.set_record(self._record())
+        self._tell_of_self()
 
     async def _load(self, models: list[str], say: Callable[[str], None]) -> None:
         await self.upstreams.attach_all()
         await self.loading.load_all(self.config.models)
-        for model in models:
-            try:
-                await self.loading.take_and_load(model)
-            except FelloeError as error:
-                say(f"{model} was not loaded: {error}")
-                logger.error("a model was not loaded: %s", error)
+        await self.loading.take_and_load_all(models, say)
         self._has_loaded = True
 
     async def _keep_house(self) -> None:
@@ -404,17 +318,11 @@ class Node:
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
             self.sealing.rotate_if_due()
-            self.roster.set_record(self._record())
-
-    def _network_keys(self, value: bytes) -> None:
-        try:
-            self.keys.replace_network(msgspec.json.decode(value, type=list[KeyRecord]))
-        except (msgspec.MsgspecError, UnicodeDecodeError, FelloeError) as error:
-            logger.error("the network's API keys cannot be used: %s", type(error).__name__)
+            self._tell_of_self()
 
     async def _start_operator(self) -> None:
-        app = create_operator_app(NodeOperations(self))
-        self._operator = NodeServer(app, listen_on_path(self.home.operator_socket))
+        socket = listen_on_path(self.home.operator_socket)
+        self._operator = NodeServer(create_operator_app(NodeOperations(self)), socket)
         await self._operator.start()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:

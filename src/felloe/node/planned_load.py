@@ -97,7 +97,8 @@ class PlannedLoad:
         """
         placement, ports = self._placement, self._ports
         name = (await self._files()).name
-        ports.gate(ports.store.manifest_of(name))
+        manifest = ports.store.manifest_of(name)
+        ports.gate(manifest)
         async with ports.store.in_use(name) as path:
             await ports.store.assure(name)
             model = msgspec.structs.replace(ports.store.usable(name), name=placement.model)
@@ -108,6 +109,8 @@ class PlannedLoad:
                 kv_type=placement.kv_type,
                 parts=placement.parts,
                 devices=ports.devices(),
+                defaults=manifest.defaults,
+                template=manifest.template or "",
             )
             await self._room()
             # Nothing is awaited between the look and the load, which takes the memory from then on.

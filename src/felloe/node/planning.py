@@ -19,8 +19,10 @@ from felloe.domain.plan import DesiredModel, Placement, Plan, Refusal
 from felloe.domain.roster import Roster
 from felloe.domain.serving import DemandAnswer, DemandQuestion, NetworkPlan, Serving
 from felloe.hubs.serving_book import ServingBook
+from felloe.placement.explain import changes
 from felloe.placement.facts import ModelFacts
-from felloe.placement.leading import Lead, Problem
+from felloe.placement.leading import Lead
+from felloe.placement.problem import Problem
 from felloe.placement.shape import Shape
 
 logger = logging.getLogger(__name__)
@@ -141,7 +143,7 @@ class Planning:
             raise FelloeError(
                 "model_not_found", f"nobody wants {question.model[:128]} served; `felloe serve` makes it so"
             )
-        answer = lead[1].answer(question.model)
+        answer = lead[1].answer(question.model, self._roster())
         if answer.state != "ready":
             self._asked.add(question.model)
             self.wake()
@@ -166,7 +168,7 @@ class Planning:
         for name in (name for desired in serving.models for name in names_of(desired)):
             content = contents.get(name)
             if content is None:
-                self._unknown[name] = f"{name} is not approved; `felloe approve {name}` does"
+                self._unknown[name] = f"{name} is not approved; `felloe pull` or `felloe approve` it"
             elif (facts := self._facts_of(content)) is not None:
                 models[name] = facts
             else:
@@ -250,8 +252,8 @@ def _gist(refusal: Refusal) -> tuple[str, int, str, str]:
 
 
 def _log_changes(before: tuple[Placement, ...], plan: Plan, names: dict[NodeId, str]) -> None:
-    moves = (("comes to", set(plan.placements) - set(before)), ("leaves", set(before) - set(plan.placements)))
-    for word, placements in moves:
+    moved = changes(before, plan.placements)
+    for word, placements in (("comes to", moved.added), ("leaves", moved.removed)):
         for one in sorted(placements, key=lambda one: (one.model, one.node)):
             where = names.get(one.node, one.node)
             logger.info("plan %d: %s (%s) %s %s", plan.number, one.model, one.variant, word, where)

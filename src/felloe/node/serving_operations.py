@@ -1,12 +1,14 @@
 """What an owner sees and does about the models that the network serves, carried out on a running node."""
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from felloe.console.messages import NameRequest, Nothing
 from felloe.console.serving_messages import Declared, PlanView, ServingPlace, ServingRow, ServingState, ServingView
 from felloe.domain.fleet import Fleet
+from felloe.domain.ids import ModelName
 from felloe.domain.plan import DesiredModel, Placement, Plan, Refusal
-from felloe.domain.roster import Roster
+from felloe.domain.roster import NodeRecord, Roster
 from felloe.domain.serving import NetworkPlan, Serving, check_desired, decode_plan, decode_serving
 from felloe.hubs.topics import PLAN, SERVING
 from felloe.node.hub_operations import HubOperations
@@ -31,11 +33,14 @@ class ServingOperations:
         return ServingView(rows=tuple(rows), number=plan.number, made_at=0.0 if made is None else made.made_at)
 
     async def plan(self) -> PlanView:
-        """The plan, and the machines as they are now. Raises `bad_state`."""
+        """The plan, and the machines as they are now; of silent ones those that it uses. Raises `bad_state`."""
         made, members = self._plan(), self._node.roster.snapshot().members.values()
-        machines = (member.record.machine for member in members if member.alive)
+        plan = Plan(placements=()) if made is None else made.plan
+        planned = {placement.node for placement in plan.placements}
+        shown = (member for member in members if member.alive or member.record.id in planned)
+        machines = (member.record.machine for member in shown)
         return PlanView(
-            plan=Plan(placements=()) if made is None else made.plan,
+            plan=plan,
             fleet=Fleet(machines=tuple(machine for machine in machines if machine is not None)),
             desired=self._serving().models,
             term=0 if made is None else made.term,
@@ -59,13 +64,9 @@ class ServingOperations:
         known, notes = self._node.approvals.known, list[str]()
         missing = [name for name in names_of(desired) if known is None or known.named(name) is None]
         if missing:
-            notes.append(f"not approved, so it cannot be placed yet: {', '.join(missing)}; `felloe approve` does")
-        members = [member.record for member in self._node.roster.snapshot().members.values()]
-        named = {record.name for record in members} | {record.id for record in members}
-        strangers = [pin for pin in desired.pins if pin.partition("/")[0] not in named]
-        if strangers:
-            notes.append(f"no node of this network has such a name: {', '.join(strangers)}")
-        return tuple(notes)
+            notes.append(f"not approved, so it cannot be placed yet: {', '.join(missing)}; pull or approve it")
+        members = self._node.roster.snapshot().members.values()
+        return (*notes, *pin_notes(desired, [member.record for member in members]))
 
     def _serving(self) -> Serving:
         if self._node.hub is not None and self._node.hub.state.generations.keeps:
@@ -81,9 +82,25 @@ class ServingOperations:
         return max((one for one in found if one is not None), key=lambda one: one.plan.number, default=None)
 
 
+def pin_notes(desired: DesiredModel, records: Sequence[NodeRecord]) -> list[str]:
+    """What is wrong with pins, as far as nodes are known: names that nobody has, devices that are not there. Pure."""
+    notes = list[str]()
+    for pin in desired.pins:
+        name, _, device = pin.partition("/")
+        named = [record for record in records if name in (record.name, record.id)]
+        machines = [record.machine for record in named if record.machine is not None]
+        if not named:
+            notes.append(f"no node of this network has the name {name}")
+        elif device and machines and not any(machine.device(device) for machine in machines):
+            usable = ", ".join(one.id for machine in machines for one in machine.devices)
+            notes.append(f"{name} has no {device} that models may use; it has {usable}")
+    return notes
+
+
 def serving_row(desired: DesiredModel, plan: Plan, roster: Roster) -> ServingRow:
     """How one model is served, by the plan and the roster. Pure."""
-    places = tuple(_place(one, roster) for one in plan.placements if one.model == desired.model)
+    planned = [_place(one, roster) for one in plan.placements if one.model == desired.model]
+    places = (*planned, *_by_owner(desired.model, roster))
     ready = sum(
         replica.model.name == desired.model and replica.state == "ready"
         for member in roster.members.values()
@@ -93,7 +110,7 @@ def serving_row(desired: DesiredModel, plan: Plan, roster: Roster) -> ServingRow
     refusal = next((one for one in plan.refusals if one.model == desired.model), None)
     return ServingRow(
         desired=desired,
-        state=_state(desired, ready, len(places), refusal, plan),
+        state=_state(desired, ready, len(planned), refusal, plan),
         ready=ready,
         places=places,
         note="" if refusal is None else "; ".join(filter(None, (refusal.reason, refusal.nearest))),
@@ -108,6 +125,21 @@ def _state(desired: DesiredModel, ready: int, placed: int, refusal: Refusal | No
     if refusal is not None:
         return "refused"
     return "cold" if desired.replicas_min == 0 and plan.number else "waiting"
+
+
+def _by_owner(model: ModelName, roster: Roster) -> Iterator[ServingPlace]:
+    """Where owners have loaded it by themselves."""
+    for member in roster.members.values():
+        for one in member.record.replicas if member.alive else ():
+            if one.model.name == model and not one.planned and one.state == "ready":
+                yield ServingPlace(
+                    node=member.record.name,
+                    variant=model,
+                    devices=(),
+                    context=one.context,
+                    ready=True,
+                    by_owner=True,
+                )
 
 
 def _place(placement: Placement, roster: Roster) -> ServingPlace:

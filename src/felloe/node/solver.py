@@ -9,8 +9,8 @@ import msgspec
 from felloe.domain.errors import FelloeError
 from felloe.domain.plan import Plan
 from felloe.host.processes import end, spawn
-from felloe.placement.leading import Problem
 from felloe.placement.planner_child import REFUSED, Task
+from felloe.placement.problem import Problem
 
 logger = logging.getLogger(__name__)
 

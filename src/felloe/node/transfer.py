@@ -25,7 +25,7 @@ from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ContentId, ModelDigest, NodeId
 from felloe.domain.manifest import Manifest, ManifestFile
 from felloe.domain.models import Model
-from felloe.domain.roster import Endpoint, Roster
+from felloe.domain.roster import HELD_DIGITS, Endpoint, Roster
 from felloe.host.processor import IdleShare
 from felloe.mesh.connection import Connection
 from felloe.mesh.fetching import FetchAnswer, FetchQuestion, FetchServer
@@ -38,7 +38,7 @@ from felloe.node.config import NodeConfig
 from felloe.node.founding import advertised_hosts
 from felloe.node.identity import Identity
 from felloe.node.links import Links, asks_over_mesh
-from felloe.node.transfer_peers import HELD_DIGITS, PeerFinder
+from felloe.node.transfer_peers import PeerFinder
 from felloe.node.transfer_server import TransferServer
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from felloe.domain.approval import MOST_BUNDLE_BYTES, MOST_ENVELOPE_BYTES
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ContentId, ModelDigest, NodeId
 from felloe.domain.manifest import CHUNK_BYTES
-from felloe.domain.roster import Endpoint, NodeRecord, Roster
+from felloe.domain.roster import HELD_DIGITS, Endpoint, NodeRecord, Roster
 from felloe.mesh.connection import Connection
 from felloe.mesh.fetching import PIECE_BYTES, FetchAnswer, FetchQuestion, fetch_piece
 from felloe.mesh.transfer_https import HttpsReader, Span, Undialable
@@ -26,9 +26,6 @@ from felloe.node.links import Links
 from felloe.routing.rules import spoken_versions
 
 logger = logging.getLogger(__name__)
-
-HELD_DIGITS = 16
-"""How much of a content id a record names."""
 
 _UNDIALABLE_SECONDS = 180.0
 _PIECES_AT_ONCE = 4

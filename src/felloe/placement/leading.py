@@ -7,20 +7,18 @@ present plan alone.
 
 from collections.abc import Collection, Iterable, Mapping
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from felloe.domain.fleet import Fleet, Machine
 from felloe.domain.fleet_rules import check_machine
 from felloe.domain.ids import ModelName, NodeId
 from felloe.domain.plan import DesiredModel, Placement, Plan, Refusal
-from felloe.domain.roster import Member, Replica, Roster
+from felloe.domain.roster import Member, Replica, ReplicaState, Roster
 from felloe.domain.serving import DemandAnswer
-from felloe.placement.corrections import Corrections
-from felloe.placement.facts import ModelFacts
 from felloe.placement.learning import Lessons
 from felloe.placement.lifecycle import IDLE_WEIGHT, Use, Work, calls, gives_way, looked, wanted_now
-from felloe.placement.presence import Presence, heard_late, seen
+from felloe.placement.presence import Presence, arrives, heard_late, seen
+from felloe.placement.problem import Models, Problem, open_part
 from felloe.placement.quarantine import Bar, Place, in_force, new_failures, noted
 from felloe.placement.reports import without, work_of
 from felloe.placement.rules import (
@@ -31,7 +29,6 @@ from felloe.placement.rules import (
     interrupted,
     is_better,
     left_over,
-    less,
     misses,
     standing,
     worth,
@@ -41,24 +38,10 @@ SETTLING_SECONDS = 10.0
 DEAF_SECONDS = 30.0
 COMPARE_SECONDS = 5.0
 IN_USE_SECONDS = 60.0
+TELLING_SECONDS = 10.0
+"""How long a node that has just come may take to say what its machine has."""
 
-Models = Mapping[ModelName, ModelFacts]
-
-
-class Problem(Struct, frozen=True, kw_only=True):
-    """What there is to plan: `current` is what may stay of the present plan, `desired` what is wanted now."""
-
-    fleet: Fleet
-    desired: tuple[DesiredModel, ...]
-    models: Models
-    current: tuple[Placement, ...]
-    barred: frozenset[Place]
-    corrections: Mapping[ModelName, Corrections] = {}
-
-    @property
-    def wanted(self) -> dict[ModelName, DesiredModel]:
-        """What is wanted, by name."""
-        return {desired.model: desired for desired in self.desired}
+_LASTING: Collection[ReplicaState] = ("ready", "starting", "draining")
 
 
 class Lead:
@@ -85,6 +68,7 @@ class Lead:
         self._compared: Problem | None = None
         self._compared_at = float("-inf")
         self._again_at = float("inf")
+        self._reckoned: frozenset[NodeId] = frozenset()
 
     def look(self, roster: Roster, desired: Iterable[DesiredModel], asked: Collection[ModelName], now: float) -> None:
         """Take in what nodes tell, what owners want, and the models that were asked for since the last look."""
@@ -137,7 +121,9 @@ class Lead:
             fleet=fleet,
             desired=tuple(wanted[model] for model in sorted(wanted)),
             models=models,
-            current=standing(self._goal.placements, wanted, fleet, models, barred, self._ready(self._goal.placements)),
+            current=standing(
+                self._goal.placements, wanted, fleet, models, barred, self._lasting(self._goal.placements)
+            ),
             barred=barred,
             corrections=self._lessons.corrections,
         )
@@ -146,27 +132,7 @@ class Lead:
         """The part of the problem that is open while all that may stay does; None when nothing is missing or new."""
         if not misses(problem.current, problem.wanted) or problem == self._repaired:
             return None
-        counts = count(problem.current)
-        desired = (
-            replace(
-                one,
-                replicas_min=max(0, one.replicas_min - counts.get(one.model, 0)),
-                replicas_max=one.replicas_max - counts.get(one.model, 0),
-            )
-            for one in problem.desired
-        )
-        taken = frozenset(
-            (placement.node, variant)
-            for placement in problem.current
-            for variant in (placement.variant, *_variants(problem, placement.model))
-        )
-        return replace(
-            problem,
-            fleet=less(problem.fleet, problem.current),
-            desired=tuple(desired),
-            current=(),
-            barred=problem.barred | taken,
-        )
+        return open_part(problem)
 
     def is_due(self, problem: Problem, repaired: tuple[Placement, ...], now: float) -> bool:
         """Whether to look for the best plan, moves and all: what matters has changed, or a move that waits is due."""
@@ -178,6 +144,7 @@ class Lead:
         refusals, goal = self._goal.refusals, replace(self._goal, placements=repaired)
         if best is not None:
             self._compared_at, self._again_at = now, float("inf")
+            self._reckoned = frozenset(machine.id for machine in problem.fleet.machines)
             self._hopeful = self._may_fit_soon(now)
             refusals = best.refusals
             goal = best if self._replaces(problem, repaired, best, now) else replace(best, placements=repaired)
@@ -214,8 +181,11 @@ class Lead:
         self._told = frozenset((*first, *stays))
         return replace(self._goal, placements=(*first, *stays))
 
-    def answer(self, model: ModelName) -> DemandAnswer:
-        """How the network stands to a wanted model that somebody waits for."""
+    def answer(self, model: ModelName, roster: Roster) -> DemandAnswer:
+        """How the network stands to a wanted model that somebody waits for; `roster` is newer than the last look.
+
+        What does not fit is refused only when a plan has reckoned with all nodes that are here.
+        """
         work = self._works.get(model)
         if work is None:
             return DemandAnswer("wanted")
@@ -226,7 +196,7 @@ class Lead:
             left = [self._seconds_left.get((node, model), 0.0) for node in nodes]
             return DemandAnswer("loading", min((seconds for seconds in left if seconds), default=0.0))
         refused = next((one for one in self._goal.refusals if one.model == model), None)
-        if refused is None or model in self._hopeful:
+        if refused is None or model in self._hopeful or self._is_joined(roster):
             return DemandAnswer("wanted")
         return DemandAnswer("refused", 0.0, refused.reason)
 
@@ -262,21 +232,47 @@ class Lead:
             if any(other.model != one.model and other.priority <= one.priority for other in stays)
         )
 
+    def _is_joined(self, roster: Roster) -> bool:
+        """Whether a node is here with which no plan has reckoned yet, but one will soon."""
+        return any(
+            self._is_new(node) for node, member in roster.members.items() if member.alive and not member.load.draining
+        )
+
+    def _is_new(self, node: NodeId) -> bool:
+        presence = self._presences.get(node)
+        if presence is None or not presence.alive or arrives(presence, self._looked):
+            return True
+        if node in self._machines:
+            return presence.trusted and node not in self._reckoned
+        return self._looked - presence.since < TELLING_SECONDS
+
     def _interrupts(self, problem: Problem, best: Plan) -> bool:
         """Whether a model that is in use would be served less for a while."""
-        ready = self._ready(problem.current)
-        stopped = interrupted(problem.current, best.placements, ready, problem.fleet)
+        lasting = self._lasting(problem.current)
+        stopped = interrupted(problem.current, best.placements, lasting, problem.fleet)
         return any(self._works[model].active or self._works[model].waiting for model in stopped)
 
     def _ready(self, placements: Iterable[Placement]) -> frozenset[Placement]:
         return frozenset(one for one in placements if self._serving(one))
 
+    def _lasting(self, placements: Iterable[Placement]) -> frozenset[Placement]:
+        """Those that are ready, or were and are being started again by their node after a crash or a leak."""
+        return frozenset(
+            one
+            for one in placements
+            if (one.node, one.model) not in self._seconds_left
+            and any(_serves(replica, one, _LASTING) for replica in self._replicas.get(one.node, ()))
+        )
+
     def _serving(self, placement: Placement) -> list[Replica]:
-        return [replica for replica in self._replicas.get(placement.node, ()) if _serves(replica, placement)]
+        return [
+            replica for replica in self._replicas.get(placement.node, ()) if _serves(replica, placement, ("ready",))
+        ]
 
     def _look_at(self, node: NodeId, member: Member | None, now: float, *, this: bool) -> None:
         alive = this or (member is not None and member.alive)
-        orderly = node in self._draining
+        # A node without work stops faster than this looks: its last words tell.
+        orderly = node in self._draining or (member is not None and member.load.draining)
         self._presences[node] = seen(self._presences.get(node), alive, now, orderly=orderly)
         if member is None:
             return
@@ -292,14 +288,9 @@ class Lead:
             self._machines[node] = without(own, by_hand)
 
 
-def _variants(problem: Problem, model: ModelName) -> tuple[ModelName, ...]:
-    desired = problem.wanted[model]
-    return desired.variants or (desired.model,)
-
-
-def _serves(replica: Replica, placement: Placement) -> bool:
+def _serves(replica: Replica, placement: Placement, states: Collection[ReplicaState]) -> bool:
     same = replica.model.name == placement.model and replica.variant == placement.variant
-    return replica.planned and replica.state == "ready" and same
+    return replica.planned and replica.state in states and same
 
 
 def _is_open(refusal: Refusal, counts: Mapping[ModelName, int], wanted: Mapping[ModelName, DesiredModel]) -> bool:

@@ -13,6 +13,8 @@ LONGEST_RETURN_SECONDS = 1800.0
 FLAP_SECONDS = 60.0
 MOST_DROPS = 3
 FORGIVE_SECONDS = 600.0
+SOON_SECONDS = 30.0
+"""A node that has come back and is relied on this soon is worth waiting for."""
 
 
 class Presence(Struct, frozen=True, kw_only=True):
@@ -30,7 +32,7 @@ class Presence(Struct, frozen=True, kw_only=True):
 
 
 def seen(before: Presence | None, alive: bool, now: float, *, orderly: bool = False) -> Presence:
-    """A node after a look at it. `orderly`: it has said that it is stopping, so its going is no loss.
+    """A node after a look at it. `orderly`: it has said that it is stopping, so its going is no loss, and for good.
 
     A node that was never seen before is relied on while it is alive, and for a moment otherwise: the leader may be new.
     """
@@ -39,9 +41,17 @@ def seen(before: Presence | None, alive: bool, now: float, *, orderly: bool = Fa
     presence = before
     if before.alive != alive:
         presence = replace(before, alive=alive, since=now)
-        if not alive and not orderly:
+        if not alive and orderly:
+            return replace(presence, trusted=False)
+        if not alive:
             presence = _struck(presence, now)
     return replace(presence, trusted=_is_trusted(presence, now))
+
+
+def arrives(presence: Presence, now: float) -> bool:
+    """Whether a plan does not rely on a node yet that is here, and will soon if it stays."""
+    left = presence.since + return_seconds(presence.strikes) - now
+    return presence.alive and not presence.trusted and left <= SOON_SECONDS
 
 
 def heard_late(presence: Presence, now: float) -> Presence:

@@ -8,11 +8,11 @@ from msgspec import Struct
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelName
 from felloe.domain.plan import DesiredModel
+from felloe.domain.serving import LEAST_CONTEXT, check_numbers
 from felloe.placement.facts import ModelFacts
 from felloe.placement.settings import Settings
 
 DEFAULT_CONTEXT = 8192
-LEAST_CONTEXT = 256
 
 _VARIANT_FACTOR = 0.94
 _CONTEXT_LOSS = 0.05
@@ -65,32 +65,13 @@ def wishes_of(
         if wanted.model in seen:
             raise FelloeError("invalid_value", f"{wanted.model} is wanted twice; say all that is wanted of it once")
         seen.add(wanted.model)
-        check_desired(wanted)
+        check_numbers(wanted)
         variants = _variants(wanted, models)
         if variants:
             ready.append(Wish(desired=wanted, variants=variants))
         else:
             unknown.append(wanted)
     return tuple(ready), tuple(unknown)
-
-
-def check_desired(desired: DesiredModel) -> None:
-    """Raises `invalid_value` where a number is outside what it can mean."""
-    limits = {
-        "replicas_min": (desired.replicas_min, 0, 1000),
-        "replicas_max": (desired.replicas_max, 0, 1000),
-        "priority": (desired.priority, -1000, 1000),
-        "demand": (desired.demand, 1e-6, 1e6),
-        "context": (desired.context, 0, 2**24),
-        "context_least": (desired.context_least, 0, 2**24),
-        "slots": (desired.slots, 1, 256),
-        "idle_seconds": (desired.idle_seconds, 0, 1e9),
-    }
-    for name, (value, least, most) in limits.items():
-        if not math.isfinite(value) or not least <= value <= most:
-            raise FelloeError("invalid_value", f"{desired.model}: {name} must be from {least:g} to {most:g}")
-    if desired.context and desired.context_least > desired.context:
-        raise FelloeError("invalid_value", f"{desired.model}: context_least is more than the context that is wanted")
 
 
 def wanted_context(desired: DesiredModel, made_for: int) -> int:

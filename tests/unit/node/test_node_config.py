@@ -57,6 +57,8 @@ def test_the_environment_wins(tmp_path: Path) -> None:
         ("[engine]\nslots = 0", "engine.slots"),
         ("[engine]\nqueue = -1", "engine.queue"),
         ("[engine]\ncontext = -5", "engine.context"),
+        ("[store]\nspare_copies = 0", "store.spare_copies"),
+        ("[store]\nspare_copies = 1000", "store.spare_copies"),
         ("[hardware]\nram_limit = '10'", "hardware.ram_limit"),
         ("[hardware]\nram_limit = '-1GB'", "hardware.ram_limit"),
         ("[hardware]\nram_limit = 5", "hardware.ram_limit"),

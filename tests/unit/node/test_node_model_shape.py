@@ -25,9 +25,13 @@ class FakeNode:
     def __init__(self, store: ModelStore) -> None:
         self.store = store
         self.answers: list[Shape | None] = []
-        self.shapes = SimpleNamespace(find=self.find, problem=lambda _: "nobody has it")
+        self.placing = SimpleNamespace(shapes=SimpleNamespace(find=self.find, problem=self.problem))
         named = {"theirs": SimpleNamespace(listing=SimpleNamespace(content=CONTENT))}
         self.approvals = SimpleNamespace(known=SimpleNamespace(named=named.get))
+
+    def problem(self, content: ContentId) -> str:
+        assert content == CONTENT
+        return "nobody has it"
 
     def find(self, content: ContentId) -> Shape | None:
         assert content == CONTENT

@@ -1,8 +1,11 @@
 """How a wanted model is shown, by the plan and the roster."""
 
+from msgspec.structs import replace
+
 from felloe.domain.ids import ModelName
 from felloe.domain.plan import DesiredModel, Placement, Plan, Refusal
-from felloe.node.serving_operations import serving_row
+from felloe.domain.roster import Roster
+from felloe.node.serving_operations import pin_notes, serving_row
 from serving_house import ServingHouse
 
 A = ModelName("a")
@@ -41,3 +44,27 @@ def test_a_place_on_a_node_that_nobody_has_heard_of_is_shown_by_its_id() -> None
     stranger = Placement(model=A, variant=A, node="z" * 26, parts=(), context=1, slots=1)  # type: ignore[arg-type]
     row = serving_row(DesiredModel(model=A), Plan(placements=(stranger,), number=1), house.roster())
     assert [(one.node, one.ready) for one in row.places] == [("z" * 26, False)]
+
+
+async def test_what_an_owner_loaded_is_shown_where_it_is() -> None:
+    house = ServingHouse(100)
+    await house.want("a", 60)
+    await house.live(8)
+    roster = house.roster()
+    [member] = roster.members.values()
+    by_hand = tuple(replace(one, planned=False, variant="", content="") for one in member.record.replicas)
+    owned = replace(member, record=replace(member.record, replicas=by_hand))
+    roster = Roster(this=roster.this, members={owned.record.id: owned})
+    row = serving_row(DesiredModel(model=A), NO_PLAN, roster)
+    assert [(one.node, one.ready, one.by_owner) for one in row.places] == [("node-a", True, True)]
+
+
+def test_pins_that_name_nothing_are_told_when_they_are_said() -> None:
+    records = [member.record for member in ServingHouse(100).roster().members.values()]
+    name = records[0].name
+    pins = (name, f"{name}/gpu0", f"{records[0].id}/ram", f"{name}/gpu7", "mars", "mars/gpu0")
+    assert pin_notes(DesiredModel(model=A, pins=pins), records) == [
+        f"{name} has no gpu7 that models may use; it has ram, gpu0",
+        "no node of this network has the name mars",
+        "no node of this network has the name mars",
+    ]

@@ -12,7 +12,7 @@ from felloe.domain.roster import Load, Replica
 from felloe.domain.serving import DemandAnswer, DemandQuestion
 from felloe.node.planning import DemandDesk
 from felloe.placement.rules import REST_SECONDS
-from serving_house import ServingHouse, machine, node_id, wish
+from serving_house import FakeServingNode, ServingHouse, machine, node_id, wish
 
 
 async def test_what_is_wanted_is_placed_at_once_and_served() -> None:
@@ -232,6 +232,17 @@ async def test_a_node_that_drains_is_left_at_once() -> None:
     assert house.where("a") == [3 - at]
 
 
+async def test_a_node_that_stops_before_anybody_looks_is_left_at_once_too() -> None:
+    house = ServingHouse(10, 100, 100)
+    await house.want("a", 60)
+    await house.live(6)
+    [at] = house.where("a")
+    house.node(at).load = Load(draining=True)
+    house.node(at).alive = False
+    await house.live(2)
+    assert house.where("a") == [3 - at]
+
+
 async def test_a_new_leader_goes_on_with_the_plan_that_is_there() -> None:
     house = ServingHouse(100, 100)
     await house.want("a", 60)
@@ -296,6 +307,99 @@ async def test_a_better_place_is_taken_without_a_moment_in_which_nobody_answers(
     house.quiet()
     await house.live(90)
     assert [one.variant for one in house.plan.placements] == ["chat-large"]
+
+
+async def test_an_engine_that_starts_again_is_the_business_of_its_node_alone() -> None:
+    house = ServingHouse(100, 100)
+    await house.want("a", 60)
+    await house.live(6)
+    [at] = house.where("a")
+    for second in range(120):
+        house.busy(at, "a", waiting=3)
+        house.node(at).restarting = {ModelName("a")} if second % 7 < 4 else set()
+        await house.live(1)
+    assert (house.where("a"), len(house.written)) == ([at], 1)
+    house.node(at).breaks[ModelName("a")] = "engine_failed"
+    house.node(at).ready.clear()
+    await house.live(12)
+    assert house.where("a") == [1 - at], "its node has given it up"
+
+
+async def test_a_crash_is_no_quiet_moment_to_exchange_a_model_that_is_in_use() -> None:
+    house = ServingHouse(50)
+    house.approve("chat-small", 40)
+    house.approve("chat-large", 80)
+    await house.want("chat", 0, variants=("chat-large", "chat-small"))
+    await house.live(6)
+    house.busy(0, "chat", waiting=2)
+    house.shrink(0, 100)
+    house.node(0).restarting = {ModelName("chat")}
+    await house.live(200)
+    assert [one.variant for one in house.plan.placements] == ["chat-small"]
+    house.node(0).restarting.clear()
+    house.quiet()
+    await house.live(90)
+    assert [one.variant for one in house.plan.placements] == ["chat-large"]
+
+
+async def refused(house: ServingHouse, model: str) -> None:
+    """Have it asked for until the leader has looked, found no room, and says so."""
+    await house.want(model, 90, replicas_min=0)
+    house.ask(model)
+    await house.live(8)
+    assert house.ask(model).state == "refused"
+
+
+async def test_who_waits_is_not_refused_while_a_node_joins_that_nobody_has_reckoned_with() -> None:
+    house = ServingHouse(50)
+    await refused(house, "a")
+    house.nodes.append(FakeServingNode(1, 100))
+    assert house.ask("a").state == "wanted"
+    await house.live(8)
+    assert house.where("a") == [1]
+
+
+async def test_who_waits_is_not_refused_while_a_node_that_came_back_is_about_to_be_relied_on() -> None:
+    house = ServingHouse(50, 100)
+    house.node(1).alive = False
+    await house.live(20)
+    await refused(house, "a")
+    house.node(1).alive = True
+    states: list[str] = []
+    while not house.where("a"):
+        await house.live(1)
+        states.append(house.ask("a").state)
+        assert len(states) < 20
+    assert set(states) <= {"wanted", "loading"}
+
+
+async def test_a_new_node_that_is_too_small_ends_the_hope_as_soon_as_it_was_reckoned_with() -> None:
+    house = ServingHouse(50)
+    await refused(house, "a")
+    house.nodes.append(FakeServingNode(1, 60))
+    await house.live(10)
+    assert house.ask("a").state == "refused"
+
+
+async def test_a_node_that_never_says_what_it_has_gives_hope_for_a_moment_only() -> None:
+    house = ServingHouse(50)
+    await refused(house, "a")
+    house.nodes.append(FakeServingNode(1, 100))
+    house.node(1).machine = None
+    await house.live(2)
+    assert house.ask("a").state == "wanted"
+    await house.live(12)
+    assert house.ask("a").state == "refused"
+
+
+async def test_a_node_that_has_flapped_for_long_gives_no_hope_until_it_is_nearly_trusted() -> None:
+    house = ServingHouse(50, 100)
+    for _ in range(5):
+        house.node(1).alive = False
+        await house.live(15)
+        house.node(1).alive = True
+        await house.live(1)
+    await refused(house, "a")
 
 
 async def test_who_must_move_for_another_one_answers_from_the_new_place_first() -> None:
@@ -388,7 +492,7 @@ async def test_a_model_that_is_not_approved_or_not_read_yet_is_refused_in_these_
     house = ServingHouse(100)
     await house.book.declare(wish("a"))
     await house.step()
-    assert [one.reason for one in house.plan.refusals] == ["a is not approved; `felloe approve a` does"]
+    assert [one.reason for one in house.plan.refusals] == ["a is not approved; `felloe pull` or `felloe approve` it"]
     house.approve("a", 60)
     house.hidden = True
     await house.live(6)

@@ -10,7 +10,17 @@ from felloe.placement.corrections import NO_CORRECTIONS
 from felloe.placement.learning import MOST_OVERHEAD_BYTES, UNKNOWN_SHORT_BYTES, after_failure, compute_factors
 from felloe.placement.lifecycle import Use, Work, calls, gives_way, looked, wanted_now
 from felloe.placement.memory import Share, price
-from felloe.placement.presence import GONE_SECONDS, LONGEST_RETURN_SECONDS, Presence, heard_late, return_seconds, seen
+from felloe.placement.presence import (
+    GONE_SECONDS,
+    LONGEST_RETURN_SECONDS,
+    RETURN_SECONDS,
+    SOON_SECONDS,
+    Presence,
+    arrives,
+    heard_late,
+    return_seconds,
+    seen,
+)
 from felloe.placement.quarantine import LONGEST_BAR_SECONDS, in_force, noted
 from felloe.placement.settings import Settings
 from felloe.placement.shape import LayerShape
@@ -101,6 +111,15 @@ def test_a_node_is_relied_on_until_it_was_silent_for_ten_seconds() -> None:
     assert seen(back, True, 200.0 + return_seconds(1)).trusted
 
 
+def test_a_node_that_is_back_arrives_when_it_is_relied_on_within_half_a_minute() -> None:
+    once, often = (Presence(alive=True, since=100.0, trusted=False, strikes=strikes) for strikes in (1, 5))
+    assert arrives(once, 100.0)
+    assert not arrives(replace(once, alive=False), 100.0)
+    assert not arrives(replace(once, trusted=True), 100.0), "it is there already"
+    assert not arrives(often, 100.0)
+    assert arrives(often, 100.0 + return_seconds(5) - SOON_SECONDS)
+
+
 def test_three_losses_in_a_minute_are_enough() -> None:
     presence = seen(None, True, 0.0)
     for second in range(1, 7):
@@ -118,7 +137,10 @@ def test_each_loss_doubles_the_wait_and_ten_quiet_minutes_forgive_one() -> None:
 
 
 def test_who_says_that_it_stops_is_not_punished_and_a_deaf_leader_punishes_nobody() -> None:
-    assert seen(seen(None, True, 0.0), False, 1.0, orderly=True).strikes == 0
+    stopped = seen(seen(None, True, 0.0), False, 1.0, orderly=True)
+    assert (stopped.strikes, stopped.trusted) == (0, False), "no loss, and nobody waits for it"
+    assert not seen(stopped, False, 1.5).trusted
+    assert seen(seen(stopped, True, 2.0), True, 2.0 + RETURN_SECONDS).trusted
     silent = seen(seen(None, True, 0.0), False, 1.0)
     assert seen(heard_late(silent, 100.0), False, 105.0).trusted
 
