@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LEARN := .venv-learn
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check format model bench bench-store bench-scale chaos fuzz e2e lock clean
+.PHONY: help up test check format model bench bench-store bench-placement bench-scale chaos fuzz e2e lock clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -67,7 +67,11 @@ bench: $(VENV)/dev ## every benchmark beside its peers; takes a while
 	PYTHONPATH=tests $(BIN)/python benchmarks/leader.py
 	$(BIN)/python benchmarks/idle.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/slow_cards.py
+
+bench-placement: $(VENV)/dev ## what models take, how good plans are, how soon they are so; about 20 minutes
 	PYTHONPATH=tests $(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/plan.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/convergence.py
 
 bench-store: $(VENV)/dev ## the store beside cp and b3sum, models from other nodes beside curl; root on Linux; half an hour
 	PYTHONPATH=tests $(BIN)/python benchmarks/store.py

@@ -49,7 +49,8 @@ def _tell(steps: Iterator[DrainStep]) -> DrainStep:
     last = DrainStep()
     for step in steps:
         if step.only_here != last.only_here:
-            console.print(f"no other node serves {', '.join(step.only_here)}: requests for it fail meanwhile")
+            models = ", ".join(step.only_here)
+            console.print(f"no other node serves {models}: requests for it wait or fail until one does")
         if step.running != last.running and not step.ended:
             console.print(f"waiting for {_answers(step.running)}")
         last = step

@@ -29,6 +29,7 @@ from felloe.placement.fleet_file import read_fleet
 from felloe.placement.settings import Settings
 from felloe.placement.shape import Shape, shape_of
 from felloe.placement.split import Room, largest_context, shortfall, split_over
+from felloe.placement.words import amount
 
 _CONTEXTS = (2048, 4096, 8192, 16384, 32768, 131072)
 _MOST_CONTEXT = 2**20
@@ -118,11 +119,21 @@ def fit(
 def _shape(model: str) -> Shape:
     """From a file or a source by itself; a model's name only a running node can look up."""
     if not is_reference(model) and not Path(model).exists():
-        return OperatorClient().tell("/models/shape", NameRequest(model), Shape)
+        return _shape_by_name(model)
     secrets = {variable: os.environ[variable] for variable in SECRET_VARIABLES if os.environ.get(variable)}
     sources = load_config(home_folder()).sources
     layout = asyncio.run(layout_of(model, sources, agent=f"felloe/{__version__}", environment=secrets))
     return shape_of(layout)
+
+
+def _shape_by_name(model: str) -> Shape:
+    try:
+        return OperatorClient().tell("/models/shape", NameRequest(model), Shape)
+    except FelloeError as error:
+        if error.code != "not_running":
+            raise
+        why = f"{model} is no file here, and no node is running that may know a model of that name"
+        raise FelloeError("not_running", why) from error
 
 
 def _places(fleet: Path | None) -> list[_Place]:
@@ -234,8 +245,8 @@ def _named(row: FitRow) -> str:
 def _shown(cell: FitCell) -> str:
     """What it takes there; where it does not fit, how much is short."""
     if not cell.parts:
-        return f"-{size(cell.short_bytes)}"
-    return size(sum(part.need.total for part in cell.parts if part.layers))
+        return f"-{amount(cell.short_bytes)}"
+    return amount(sum(part.need.total for part in cell.parts if part.layers))
 
 
 def _show_parts(found: Fit, console: Console) -> None:
@@ -243,12 +254,19 @@ def _show_parts(found: Fit, console: Console) -> None:
     rows: list[list[str]] = []
     for row in found.rows:
         fitting = [cell for cell in row.cells if cell.parts]
-        for at, part in enumerate(fitting[-1].parts if fitting else ()):
+        parts = fitting[-1].parts if fitting else ()
+        last = max((at for at, part in enumerate(parts) if part.layers), default=0)
+        for at, part in enumerate(parts):
             need = part.need
-            bytes_for = [size(count) for count in (need.weights, need.kv, need.compute, need.overhead, need.total)]
+            bytes_for = [amount(count) for count in (need.weights, need.kv, need.compute, need.overhead, need.total)]
             head = [row.machine, _short(fitting[-1].context)] if at == 0 else ["", ""]
-            rows.append([*head, part.device, str(part.layers), *bytes_for])
+            rows.append([*head, part.device, _layers(part, with_output=at == last), *bytes_for])
     if rows:
         console.print(Text())
         columns = ["MACHINE", "WITH", "ON", "LAYERS", "WEIGHTS", "CACHE", "COMPUTE", "ELSE", "TOGETHER"]
         console.print(table(columns, rows))
+
+
+def _layers(part: Part, *, with_output: bool) -> str:
+    """The output counts as a layer, and lies behind the last one."""
+    return f"{part.layers - 1} + output" if with_output else str(part.layers)

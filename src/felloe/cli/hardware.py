@@ -13,6 +13,7 @@ from felloe.host.budget import machine
 from felloe.host.hardware import detect
 from felloe.node.config import home_folder, load_config
 from felloe.node.hardware_operations import hardware_view
+from felloe.placement.words import amount
 
 _DEVICES = ["DEVICE", "NAME", "MEMORY", "OTHERS HOLD", "FOR MODELS", "HELD", "READS AT"]
 _LINKS = ["NODE", "ROUND TRIP", "MODELS CAME AT", "MEASURED"]
@@ -61,14 +62,14 @@ def _looked_at_here() -> HardwareView:
 
 
 def _device(row: DeviceRow) -> list[str]:
-    allowed = size(row.models) + ("" if row.limit is None else " (limit)")
+    allowed = amount(row.models, up=False) + ("" if row.limit is None else " (limit)")
     return [
         row.id,
         row.name + (" (shares ram)" if row.shared else ""),
-        size(row.total),
-        "-" if row.shared else size(row.others),
+        amount(row.total, up=False),
+        "-" if row.shared else amount(row.others),
         allowed if row.kind else "not usable",
-        size(row.held),
+        amount(row.held),
         f"{size(int(row.bandwidth))}/s" if row.bandwidth else "-",
     ]
 

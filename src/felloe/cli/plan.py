@@ -1,7 +1,9 @@
 """`felloe plan`"""
 
 import asyncio
+import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +15,13 @@ from felloe.cli.output import JsonOption, print_json, print_table, say
 from felloe.console.serving_messages import PlanView
 from felloe.domain.errors import FelloeError
 from felloe.domain.fleet import Fleet
-from felloe.domain.plan import Plan
+from felloe.domain.plan import DesiredModel, Plan
 from felloe.placement.explain import explain, quality
 from felloe.placement.fleet_file import read_fleet
 from felloe.placement.models_file import read_models
 from felloe.placement.plan import SECONDS, make_plan
 from felloe.placement.shape import Shape, shape_of
-from felloe.placement.words import amount
+from felloe.placement.words import amount, not_placed
 
 _COLUMNS = ["MODEL", "MACHINE", "DEVICES", "CONTEXT", "REQUESTS"]
 
@@ -34,6 +36,8 @@ def plan(
     """Show which models go where: in this network, or for a fleet on paper."""
     if (fleet is None) != (models is None):
         raise FelloeError("invalid_value", "a plan on paper needs both --fleet and --models")
+    if not math.isfinite(seconds):
+        raise FelloeError("invalid_value", f"--seconds {seconds}: it must be from 0 to 3600")
     if fleet is None or models is None:
         view = OperatorClient().ask("/plan", PlanView)
     else:
@@ -46,23 +50,26 @@ def plan(
     elif explained:
         say(explain(view.plan, view.fleet, view.desired))
     else:
-        _show(view.plan, view.fleet)
+        _show(view.plan, view.fleet, view.desired)
 
 
 def _shape(path: Path) -> Shape:
     return shape_of(asyncio.run(layout_of_file(path)))
 
 
-def _show(found: Plan, fleet: Fleet) -> None:
-    """A row a replica, a line a refusal."""
+def _show(found: Plan, fleet: Fleet, desired: Sequence[DesiredModel]) -> None:
+    """A row a replica, a line or two a refusal."""
     rows: list[list[str]] = []
     for placement in found.placements:
         machine = fleet.machine(placement.node)
-        devices = ", ".join(f"{part.device} {amount(part.need.total)}" for part in placement.parts)
+        devices = "\n".join(f"{part.device} {amount(part.need.total)}" for part in placement.parts)
         name = placement.model if placement.variant == placement.model else f"{placement.model} ({placement.variant})"
         where = machine.name if machine else placement.node[:8]
         rows.append([name, where, devices, f"{placement.context:,}", str(placement.slots)])
-    print_table(_COLUMNS, rows)
+    if rows:
+        print_table(_COLUMNS, rows)
     for refusal in found.refusals:
-        say(f"{refusal.model}: {refusal.missing} not placed: {refusal.reason}")
-    say(quality(found))
+        say(f"{refusal.model}: {not_placed(refusal)}: {refusal.reason}")
+        if refusal.nearest:
+            say(f"  nearest: {refusal.nearest}")
+    say(quality(found, desired))

@@ -14,6 +14,7 @@ from felloe.console.messages import MemberRow, PullRow, Status
 from felloe.console.serving_messages import ServingRow, ServingView
 from felloe.domain.hardware import Hardware
 from felloe.domain.roster import LoadingReplica, LoadStage, Replica
+from felloe.placement.words import amount
 
 _STAGES: dict[LoadStage, str] = {"waiting": "waits for memory", "fetching": "comes", "starting": "starts"}
 _COLUMNS = ["NODE", "ID", "ROLES", "STATE", "HARDWARE", "MODELS", "LOAD", "VERSION"]
@@ -115,6 +116,6 @@ def _pull(pull: PullRow) -> str:
 
 
 def _hardware(hardware: Hardware) -> str:
-    parts = [f"{hardware.cores} cores", size(hardware.memory_total)]
-    parts += [f"{gpu.name} {size(gpu.memory_total)}" for gpu in hardware.gpus]
+    parts = [f"{hardware.cores} cores", amount(hardware.memory_total, up=False)]
+    parts += [f"{gpu.name} {amount(gpu.memory_total, up=False)}" for gpu in hardware.gpus]
     return ", ".join(parts)

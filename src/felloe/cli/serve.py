@@ -8,10 +8,11 @@ from msgspec.structs import replace
 from felloe.cli.client import OperatorClient
 from felloe.cli.invite import seconds_of
 from felloe.cli.output import JsonOption, print_json, print_table, say, warn
-from felloe.console.serving_messages import Declared, ServingRow, ServingView
+from felloe.console.serving_messages import Declared, ServingPlace, ServingRow, ServingView
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelName
 from felloe.domain.plan import DesiredModel, KvType
+from felloe.domain.serving import check_desired
 
 _KV_TYPES: dict[str, KvType] = {"f16": "f16", "q8_0": "q8_0", "q4_0": "q4_0"}
 _IDLE = "10m"
@@ -23,12 +24,17 @@ def serve(
     on_demand: Annotated[bool, typer.Option("--on-demand", help="Load it only when somebody asks.")] = False,
     idle: Annotated[str, typer.Option(help=f"Unload what nobody uses for so long; default {_IDLE}, 0: never.")] = _IDLE,
     priority: Annotated[int, typer.Option(help="A higher one is served before all lower ones.")] = 0,
-    demand: Annotated[float, typer.Option(help="Its weight among models of the same priority.")] = 1.0,
-    context: Annotated[str, typer.Option(help="Tokens of one slot: 8192, or 4096..16384 to shrink when short.")] = "0",
+    demand: Annotated[float, typer.Option(help="Weighs models of the same priority against each other.")] = 1.0,
+    context: Annotated[
+        str,
+        typer.Option(
+            help="Tokens of one request: 8192, or 4096..16384 to shrink when short; 0: the model's own, at most 8192."
+        ),
+    ] = "0",
     slots: Annotated[int, typer.Option(help="Requests answered at once by one copy.")] = 4,
     kv: Annotated[str, typer.Option(help="Type of the KV cache: f16, q8_0 or q4_0.")] = "f16",
     variant: Annotated[
-        list[str] | None, typer.Option(help="A model that may stand for it, the best first; several times.")
+        list[str] | None, typer.Option(help="Models that may stand for it, the best first; several times.")
     ] = None,
     pin: Annotated[list[str] | None, typer.Option(help="Only on this NODE or NODE/gpu0; several times.")] = None,
     offload: Annotated[bool, typer.Option("--offload", help="Layers may lie in RAM beside the GPUs.")] = False,
@@ -46,6 +52,8 @@ def serve(
     if kv not in _KV_TYPES:
         raise FelloeError("invalid_value", f"{kv!r} is none of {', '.join(_KV_TYPES)}")
     (least, most), (context_least, context_most) = span(replicas), span(context)
+    if least > most or context_least > context_most:
+        raise FelloeError("invalid_value", "a range such as 1..3 goes from the smaller to the larger")
     desired = DesiredModel(
         model=ModelName(models[0]),
         variants=tuple(map(ModelName, variant or ())),
@@ -61,12 +69,13 @@ def serve(
         offload=offload,
         idle_seconds=seconds_of(idle),
     )
+    check_desired(desired)
     declared = [client.tell("/serving/declare", replace(desired, model=ModelName(model)), Declared) for model in models]
     if json:
         print_json(declared)
         return
     for one in declared:
-        say(f"{one.desired.model}: wanted, {_replicas(one.desired)}; `felloe serve --list` shows how it goes")
+        say(f"{one.desired.model}: wanted, {_copies(one.desired)}; `felloe serve --list` shows how it goes")
         for note in one.notes:
             warn(note)
 
@@ -93,7 +102,6 @@ def _show(view: ServingView) -> None:
 
 
 def _row(row: ServingRow) -> list[str]:
-    where = (f"{one.node} ({', '.join(one.devices)}{'' if one.ready else '; loading'})" for one in row.places)
     contexts = sorted({one.context for one in row.places})
     return [
         row.desired.model,
@@ -101,9 +109,22 @@ def _row(row: ServingRow) -> list[str]:
         str(row.ready),
         _replicas(row.desired),
         str(row.desired.priority),
-        ", ".join(where) or "-",
+        ", ".join(map(_where, row.places)) or "-",
         ", ".join(map(str, contexts)) or "-",
     ]
+
+
+def _where(place: ServingPlace) -> str:
+    if place.by_owner:
+        return f"{place.node} (loaded by its owner)"
+    return f"{place.node} ({', '.join(place.devices)}{'' if place.ready else '; loading'})"
+
+
+def _copies(desired: DesiredModel) -> str:
+    count = _replicas(desired)
+    if not desired.replicas_min:
+        return count
+    return f"{count} {'copy' if desired.replicas_max == 1 else 'copies'}"
 
 
 def _replicas(desired: DesiredModel) -> str:

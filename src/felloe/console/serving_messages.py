@@ -12,13 +12,17 @@ ServingState = Literal["ready", "loading", "cold", "refused", "waiting"]
 
 
 class ServingPlace(Struct, frozen=True, kw_only=True):
-    """A replica of the plan: the node by name, the model that stands there, the context of one slot in tokens."""
+    """A replica: the node by name, the model that stands there, the context of one slot in tokens.
+
+    `by_owner`: no plan put it there, its owner loaded it; its devices are not told then.
+    """
 
     node: str
     variant: ModelName
     devices: tuple[str, ...]
     context: int
     ready: bool
+    by_owner: bool = False
 
 
 class ServingRow(Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from felloe.domain.ids import ModelName
 from felloe.domain.plan import DesiredModel, Part, Placement, Plan, Refusal
 from felloe.placement.choices import speed
 from felloe.placement.rooms import Rooms
-from felloe.placement.words import amount, tokens
+from felloe.placement.words import amount, layers, not_placed, tokens
 
 _PROVED = 0.0005
 
@@ -42,12 +42,14 @@ def explain(plan: Plan, fleet: Fleet, desired: Sequence[DesiredModel]) -> str:
         more = f" and {len(idle) - 8} more" if len(idle) > 8 else ""
         pages.append(f"Nothing is placed on {', '.join(idle[:8])}{more}.")
     pages += [_refusal_page(refusal) for refusal in plan.refusals]
-    pages.append(quality(plan))
+    pages.append(quality(plan, desired))
     return "\n\n".join(pages)
 
 
-def quality(plan: Plan) -> str:
+def quality(plan: Plan, desired: Sequence[DesiredModel]) -> str:
     """One sentence on how good the plan is."""
+    if not desired:
+        return "Nothing is wanted, so nothing is planned; `felloe serve MODEL` changes that."
     took = f"found in {plan.seconds:.1f} s"
     if not plan.placements and not plan.bound:
         return "No model can be placed on these machines."
@@ -63,9 +65,15 @@ def _machine_page(machine: Machine, plan: Plan, wanted: Mapping[ModelName, Desir
     for placement in here:
         lines += _placement_lines(placement, machine, wanted.get(placement.model))
     for device in machine.devices:
-        used = device.memory - rooms.free(machine.id, device.id)
-        lines.append(f"  {device_name(device)}: {amount(used)} of {amount(device.memory, up=False)} planned")
+        lines.append(f"  {device_name(device)}: {_filled(device, rooms.free(machine.id, device.id))}")
     return "\n".join(lines)
+
+
+def _filled(device: Device, free: int) -> str:
+    """In the same whole MiB on both sides: rounded apart, a full device would look too full."""
+    total = device.memory // 2**20
+    used = total - max(0, free) // 2**20
+    return f"{used:,} of {total:,} MiB planned, {total - used:,} MiB left"
 
 
 def _placement_lines(placement: Placement, machine: Machine, desired: DesiredModel | None) -> list[str]:
@@ -75,18 +83,25 @@ def _placement_lines(placement: Placement, machine: Machine, desired: DesiredMod
     layered = [part for part in placement.parts if part.layers]
     if desired and desired.context > placement.context:
         lines.append(f"    {tokens(desired.context)} were wanted; this is what the memory and the model allow")
-    lines += [f"    {_part_line(part, machine)}" for part in placement.parts]
+    for part, what in zip(placement.parts, layers(placement.parts), strict=True):
+        lines.append(f"    {_part_line(part, what, machine)}")
     if len(layered) > 1:
         lines.append(f"    split over {len(layered)} devices, because no single one that it may use holds it")
     elif layered and layered[0].device == RAM and len(machine.devices) > 1:
         lines.append("    in the machine's memory, because the GPUs are needed for others (slower)")
-    rate = speed(placement.parts, machine.devices)
-    if rate:
-        lines.append(f"    about {rate:.0f} tokens a second at most, by how fast the memory is read")
+    if layered and all(_reads_at(part, machine) for part in layered):
+        rate = speed(placement.parts, machine.devices)
+        lines.append(f"    about {rate:,.0f} tokens a second at most, by how fast the memory is read")
     return lines
 
 
-def _part_line(part: Part, machine: Machine) -> str:
+def _reads_at(part: Part, machine: Machine) -> float:
+    """Bytes a second; 0 where nobody said it, so that no speed is told from an assumption."""
+    device = machine.device(part.device)
+    return device.bandwidth if device else 0.0
+
+
+def _part_line(part: Part, what: str, machine: Machine) -> str:
     device = machine.device(part.device)
     shown = device_name(device) if device else part.device
     need = part.need
@@ -100,13 +115,11 @@ def _part_line(part: Part, machine: Machine) -> str:
         )
         if size
     ]
-    what = f"{part.layers} layers, " if part.layers else ""
-    return f"{shown}: {what}{amount(need.total)} = {' + '.join(pieces) or 'nothing'}"
+    return f"{shown}: {what + ', ' if what else ''}{amount(need.total)} = {' + '.join(pieces) or 'nothing'}"
 
 
 def _refusal_page(refusal: Refusal) -> str:
-    missing = "not placed" if refusal.missing == 1 else f"{refusal.missing} replicas not placed"
-    lines = [f"{refusal.model}: {missing}", f"  why: {refusal.reason}"]
+    lines = [f"{refusal.model}: {not_placed(refusal)}", f"  why: {refusal.reason}"]
     if refusal.nearest:
         lines.append(f"  nearest: {refusal.nearest}")
     return "\n".join(lines)

@@ -21,11 +21,11 @@ from msgspec import Struct, field
 from felloe.domain.errors import FelloeError
 from felloe.domain.ids import ModelName, is_model_name
 from felloe.domain.plan import DesiredModel, KvType
+from felloe.domain.serving import check_numbers
 from felloe.placement.facts import ModelFacts
 from felloe.placement.paper import Lengths, shape_from_parameters
 from felloe.placement.shape import Shape
 from felloe.placement.toml_file import bad, read_toml
-from felloe.placement.wishes import check_desired
 
 _MOST_MODELS = 1000
 _MOST_VARIANTS = 16
@@ -88,6 +88,8 @@ def read_models(path: Path, shape_of_file: Callable[[Path], Shape]) -> Wanted:
     if not 0 < len(content.model) <= _MOST_MODELS:
         raise bad(path, f"must hold from 1 to {_MOST_MODELS} models")
     lengths = {entry.name: entry for entry in content.shape}
+    if len(lengths) < len(content.shape):
+        raise bad(path, "two [[shape]]s have the same name; each needs one of its own")
     desired: list[DesiredModel] = []
     facts: dict[ModelName, ModelFacts] = {}
     for entry in content.model:
@@ -159,7 +161,7 @@ def _desired(path: Path, entry: _Model, variants: tuple[ModelName, ...]) -> Desi
         offload=entry.offload,
     )
     try:
-        check_desired(desired)
+        check_numbers(desired)
     except FelloeError as error:
-        raise bad(path, f"model {error.detail}") from error
+        raise bad(path, f"model {entry.name}: {error.detail}") from error
     return desired

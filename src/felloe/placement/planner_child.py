@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from felloe.domain.errors import FelloeError
-from felloe.placement.leading import Problem
 from felloe.placement.plan import make_plan
+from felloe.placement.problem import Problem
 
 REFUSED = 3
 _LOWER_PRIORITY = 5

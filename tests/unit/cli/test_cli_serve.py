@@ -43,7 +43,7 @@ def run(*arguments: str) -> tuple[str, str]:
 def test_one_word_is_enough(told: list[Any]) -> None:
     shown, noted = run("serve", "chat")
     assert told == [("/serving/declare", DesiredModel(model=CHAT, idle_seconds=600.0))]
-    assert "chat: wanted, 1;" in shown
+    assert "chat: wanted, 1 copy;" in shown
     assert "not approved yet" in noted
 
 
@@ -82,7 +82,25 @@ def test_retired_models_are_named(told: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--replicas", "many"), ("--context", "1..x"), ("--idle", "soon"), ("--kv", "f32"), ("--kv", "")]
+    "arguments",
+    [
+        ("--replicas", "many"),
+        ("--context", "1..x"),
+        ("--idle", "soon"),
+        ("--kv", "f32"),
+        ("--kv", ""),
+        ("--replicas", "3..1"),
+        ("--context", "4096..1024"),
+        ("--demand", "nan"),
+        ("--demand", "inf"),
+        ("--slots", "0"),
+        ("--pin", ""),
+        ("--pin", "a//b"),
+        ("--priority", "1001"),
+        ("--idle", "999d"),
+        ("--idle", "nan"),
+        ("--replicas", "0"),
+    ],
 )
 def test_what_means_nothing_is_refused_before_the_node_is_asked(told: list[Any], arguments: tuple[str, str]) -> None:
     with pytest.raises(FelloeError) as refused:
@@ -113,6 +131,17 @@ def rows(*_: object) -> ServingView:
 
 def nothing(*_: object) -> ServingView:
     return ServingView(rows=())
+
+
+def test_what_an_owner_loaded_by_hand_is_told_apart(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def owned(*_: object) -> ServingView:
+        place = ServingPlace(node="attic", variant=CHAT, devices=(), context=4096, ready=True, by_owner=True)
+        return ServingView(
+            rows=(ServingRow(desired=DesiredModel(model=CHAT), state="ready", ready=1, places=(place,)),)
+        )
+
+    monkeypatch.setattr(OperatorClient, "ask", owned)
+    assert "attic (loaded by its owner)" in run("serve", "--list")[0]
 
 
 def test_the_list_says_where_and_why_not(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,15 @@ def test_a_layer_beyond_the_last_is_refused(name: str) -> None:
         parse(bytes(model_with((name, (64, 32)))))
 
 
+@pytest.mark.parametrize("layers", [None, (UINT32, 0)])
+def test_layers_of_a_model_that_says_it_has_none_are_refused(layers: tuple[int, object] | None) -> None:
+    file = tiny_model(llama__block_count=layers, llama__attention__head_count_kv=(UINT32, 1))
+    file.tensors.append(("blk.0.attn_k.weight", (64, 32), Q8_0, file.data_size))
+    file.data_size += 32 * ROW
+    with pytest.raises(FelloeError, match="has only 0 layers"):
+        parse(bytes(file))
+
+
 def test_a_pattern_of_another_length_is_refused() -> None:
     file = tiny_model(llama__attention__sliding_window_pattern=(ARRAY, array(INT32, [1] * 3)))
     with pytest.raises(FelloeError, match="3 entries for 2 layers"):

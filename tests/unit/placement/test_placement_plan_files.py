@@ -73,7 +73,7 @@ def test_a_model_of_a_shape_has_one_variant_a_quantisation(tmp_path: Path) -> No
         ('[[model]]\nname = "m"\nshape = "s"', "'s'"),
         ('[[model]]\nname = "../m"\nshape = "s"', "name"),
         (f'[[shape]]\nname = "s"\n{LENGTHS}[[model]]\nname = "m"\nshape = "s"\nquantisations = ["Q3_X"]', "Q3_X"),
-        (f'[[shape]]\nname = "s"\n{LENGTHS}[[model]]\nname = "m"\nshape = "s"\nreplicas = -1', "replicas_min"),
+        (f'[[shape]]\nname = "s"\n{LENGTHS}[[model]]\nname = "m"\nshape = "s"\nreplicas = -1', "replicas"),
         (f'[[shape]]\nname = "s"\n{LENGTHS}[[model]]\nname = "m"\nshape = "s"\ndemand = nan', "demand"),
         (f'[[shape]]\nname = "s"\n{LENGTHS}' + '[[model]]\nname = "m"\nshape = "s"\n' * 2, "twice"),
         ('[[shape]]\nname = "s"\n' + LENGTHS.replace("8\n", "0\n", 1) + '[[model]]\nname = "m"\nshape = "s"', "layers"),
