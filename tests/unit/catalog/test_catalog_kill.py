@@ -1,11 +1,13 @@
 """A process that fills and empties a store is killed again and again, and the store stays whole."""
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -39,7 +41,7 @@ import asyncio, pathlib, resource, sys
 from catalog_house import opened_blobs
 from felloe.domain.errors import FelloeError
 
-async def main(folder, source, limit):
+async def main(folder, source, limit, pace="at once"):
     if int(limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     data = pathlib.Path(source).read_bytes()
@@ -47,6 +49,8 @@ async def main(folder, source, limit):
     print(incoming.length, flush=True)
     try:
         while piece := data[incoming.length : incoming.length + 500_000]:
+            if pace == "step by step":
+                await asyncio.to_thread(sys.stdin.readline)
             await incoming.write(piece)
             print(incoming.length, flush=True)
         await incoming.finish()
@@ -61,7 +65,8 @@ asyncio.run(main(*sys.argv[1:]))
 def start(program: str, *arguments: object) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-c", program, *(str(each) for each in arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
 
 
 def kill_after(child: subprocess.Popen[bytes], lines: int, seconds: float) -> list[bytes]:
@@ -75,6 +80,26 @@ def kill_after(child: subprocess.Popen[bytes], lines: int, seconds: float) -> li
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
     return said
+
+
+def kill_in_step(child: subprocess.Popen[bytes], steps: int, seconds: float) -> list[int]:
+    """Let the child write so many pieces, and kill it the given time into the next; what it said it has."""
+    with child:
+        assert child.stdin is not None and child.stdout is not None
+        said = [int(child.stdout.readline())]
+        for _ in range(steps):
+            _go_on(child.stdin)
+            said.append(int(child.stdout.readline()))
+        _go_on(child.stdin)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(seconds)
+        child.kill()
+    return said
+
+
+def _go_on(stdin: IO[bytes]) -> None:
+    stdin.write(b"\n")
+    stdin.flush()
 
 
 async def check_killed(tmp_path: Path, kills: int) -> None:
@@ -114,11 +139,11 @@ async def test_a_pull_that_is_killed_again_and_again_never_loses_a_whole_chunk(t
     data = os.urandom(4 * CHUNK + 77)
     source.write_bytes(data)
     reached = 0
-    for kills in (1, 11, 12, 14):
-        said = kill_after(start(RECEIVER, folder, source, 0), kills, chance.uniform(0, 0.02))
-        assert int(said[0]) >= reached // CHUNK * CHUNK
+    for steps in (0, 10, 11, 13):
+        said = kill_in_step(start(RECEIVER, folder, source, 0, "step by step"), steps, chance.uniform(0, 0.004))
+        assert said[0] >= reached // CHUNK * CHUNK
         # What is in the writer's memory, at most 1 MiB, and the chunk that is not whole come again.
-        reached = max(int(line) for line in said if line) - 2**20
+        reached = said[-1] - 2**20
     with start(RECEIVER, folder, source, 0) as child:
         assert child.wait(60) == 0
     blob = opened_blobs(folder).received("key")
