@@ -9,15 +9,16 @@ from felloe.console.catalog_messages import CatalogView
 from felloe.console.hub_messages import HubsView
 from felloe.console.messages import Status
 from felloe.domain.errors import FelloeError
-from felloe.node.checks import run_checks
 from felloe.node.config import home_folder
 from felloe.node.findings import Finding
 from felloe.node.home import Home
-from felloe.node.hub_checks import catalog_finding, hubs_finding
 
 
 def doctor(json: JsonOption = False) -> None:
     """Check ports, clock, disk, keys, engine, hubs and catalogue, and say what to do."""
+    # Imported here, as they know the whole node: other commands should not wait for that.
+    from felloe.node.checks import run_checks
+
     findings: list[Finding] = []
     client = OperatorClient()
     try:
@@ -47,6 +48,8 @@ def _node_finding(status: Status | None) -> Finding:
 
 
 def _hubs_finding(client: OperatorClient) -> Finding:
+    from felloe.node.hub_checks import hubs_finding
+
     try:
         return hubs_finding(client.ask("/hubs", HubsView))
     except FelloeError as error:
@@ -54,6 +57,8 @@ def _hubs_finding(client: OperatorClient) -> Finding:
 
 
 def _catalog_finding(client: OperatorClient) -> Finding:
+    from felloe.node.hub_checks import catalog_finding
+
     try:
         return catalog_finding(client.ask("/catalog", CatalogView), time.time())
     except FelloeError as error:
