@@ -57,6 +57,7 @@ def test_one_hub_becomes_three_under_load_and_nothing_is_lost(own_network: Netwo
     assert len(keys) > 1
 
 
+@pytest.mark.slow
 def test_killing_the_leading_hub_under_load_loses_no_request(mended_hubs: Network) -> None:
     leader = named(mended_hubs, wait_for("a leader", mended_hubs.hub.leader))
     survivors = [node for node in mended_hubs.nodes if node is not leader]
