@@ -5,6 +5,7 @@ and a body may be. It follows no redirects and unpacks nothing.
 """
 
 import asyncio
+import contextlib
 import re
 import ssl
 from collections.abc import Awaitable, Callable
@@ -84,12 +85,10 @@ class HttpsReader:
         """
         request = _request(self._name, path, span)
         async with self._slots:
-            if (line := self._take_idle()) is not None:
-                try:
-                    return await self._ask(line, request, span, most, came)
-                except _Closed:
-                    pass  # it was closed meanwhile, before the question came there
             try:
+                if (line := self._take_idle()) is not None:
+                    with contextlib.suppress(_Closed):  # it was closed meanwhile, before the question came there
+                        return await self._ask(line, request, span, most, came)
                 return await self._ask(await self._dial(), request, span, most, came)
             except (_Closed, ssl.SSLError) as error:
                 raise Undialable(self._node, "it does not let this node in") from error

@@ -108,16 +108,25 @@ async def test_a_span_of_another_length_is_refused(house: House) -> None:
             await reader.read("/blobs/x", Span(0, 4), 4, nothing)
 
 
-async def test_a_line_that_breaks_in_the_middle_is_told(house: House) -> None:
+@pytest.mark.parametrize("before", [0, 1])
+async def test_a_line_that_breaks_in_the_middle_is_told(house: House, before: int) -> None:
+    """Also one that was kept from an answer before."""
+
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(before):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer(b"200 OK", b"whole"))
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
         await writer.drain()
 
     server = house.member()
     async with serving(server, talk) as place:
+        client = HttpsReader(server.id, place, house.member().tls)
+        for _ in range(before):
+            assert await client.read("/catalog", None, 10, nothing) == b"whole"
         with pytest.raises(FelloeError, match="the line broke"):
-            await HttpsReader(server.id, place, house.member().tls).read("/catalog", None, 10, nothing)
+            await client.read("/catalog", None, 10, nothing)
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"])
