@@ -11,6 +11,7 @@ from felloe.catalog.approval.trusted import TrustedCatalog
 from felloe.catalog.manifests import content_id
 from felloe.domain.approval import Approvals, Bundle
 from felloe.domain.errors import FelloeError
+from felloe.domain.ids import ContentId
 from felloe.domain.manifest import Manifest
 from felloe.hubs.topics import CATALOG
 from felloe.mesh.state import StateFollower
@@ -69,6 +70,10 @@ class NodeApprovals:
                     self._moved.clear()
                     await self._moved.wait()
         return condition()
+
+    async def decided(self, content: ContentId, seconds: float) -> bool:
+        """Wait until this node knows that a content is approved or withdrawn, at most so long; whether it does."""
+        return await self.until(lambda: self.known is not None and self.known.standing(content) != "unknown", seconds)
 
     def _hear(self, told: bytes) -> None:
         self._told = told

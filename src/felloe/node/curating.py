@@ -31,7 +31,6 @@ from felloe.domain.approval import (
     PublishQuestion,
     SignedDecision,
     SignQuestion,
-    Standing,
     Verdict,
 )
 from felloe.domain.errors import FelloeError
@@ -195,17 +194,13 @@ class Curating:
             publication = await self.publish(name)
             if await self._may_approve(known, name, content):
                 await self.approve(publication.listing, "")
-                await self._approvals.until(lambda: self._standing(content) != "unknown", _AGREE_SECONDS)
+                await self._approvals.decided(content, _AGREE_SECONDS)
                 known = await self.known()
         if (approved := known.approved.get(content)) is not None:
             return f"approved by {', '.join(approved.approved_by)}"
         if (withdrawn := known.withdrawn.get(content)) is not None:
             return f"withdrawn by the curators: {withdrawn.reason or 'no reason was given'}"
         return f"published; curators approve it with `felloe approve {name}`"
-
-    def _standing(self, content: ContentId) -> Standing:
-        known = self._approvals.known
-        return "unknown" if known is None else known.standing(content)
 
     async def _may_approve(self, known: Approvals, name: ModelName, content: ContentId) -> bool:
         """Whether to approve without a word: this node alone decides, and has not said otherwise."""

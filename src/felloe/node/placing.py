@@ -38,6 +38,8 @@ from felloe.node.spares import SparePorts, Spares
 from felloe.node.transfer import Transfer
 from felloe.node.wanted import Wanted
 
+_DECIDED_SECONDS = 10.0
+
 
 class PlacingPorts(Struct, frozen=True, kw_only=True):
     """What placing needs of the node's other parts.
@@ -77,6 +79,7 @@ class Placing:
             LoadingPorts(
                 engines=ports.engines,
                 store=ports.store,
+                decided=lambda content: ports.approvals.decided(content, _DECIDED_SECONDS),
                 fetch=ports.pulling.bring,
                 gate=ports.approvals.check,
                 look=self.machine.look,

@@ -30,13 +30,15 @@ _OTHER_PULL_SECONDS = 2.0
 class LoadingPorts(msgspec.Struct, frozen=True, kw_only=True):
     """What a load needs of the node's other parts.
 
-    `fetch` brings approved files from other nodes, `gate` raises for a manifest that may not be loaded now, `look` sees
-    the machine as it is this moment, `told` is the machine that the network plans with, `devices` are its own as
-    engines call them.
+    `decided` waits a moment for what curators decided of a content: a node that has just come may hear of it after the
+    plan. `fetch` brings approved files from other nodes, `gate` raises for a manifest that may not be loaded now, and
+    `look` sees the machine as it is this moment; `told` is the machine that the network plans with, `devices` are its
+    own as engines call them.
     """
 
     engines: Engines
     store: ModelStore
+    decided: Callable[[ContentId], Awaitable[object]]
     fetch: Fetch
     gate: Callable[[Manifest], None]
     look: Callable[[], Awaitable[Machine]]
@@ -128,6 +130,7 @@ class PlannedLoad:
         content = self._placement.content
         if not content:
             raise FelloeError("model_not_found", f"the plan names no files for {self._placement.model}")
+        await self._ports.decided(content)
         while True:
             here = self._ports.store.contents().get(content)
             if here is not None:

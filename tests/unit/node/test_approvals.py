@@ -12,6 +12,7 @@ from catalog_house import take, write_model
 from catalog_hubs import Hubs
 from curators_house import MINE, Place
 from felloe.catalog.approval.trusted import TrustedCatalog
+from felloe.catalog.manifests import content_id
 from felloe.domain.approval import ENVELOPE, EnvelopeAnswer
 from felloe.domain.errors import FelloeError
 from felloe.hubs.topics import CATALOG_NEWS
@@ -183,3 +184,13 @@ async def test_a_curators_key_is_made_once_and_only_its_owner_reads_it(make: Mak
     assert line.startswith("curator:bob:")
     assert place.curating.make_key("bob") == line
     assert (place.folder / "curator.pem").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_decision_is_waited_for_a_moment(make: Make) -> None:
+    hubs = Hubs(Catalogues("anna"))
+    anna, other = await make(hubs, "anna"), await make(hubs)
+    content = content_id(other.store.manifest_of(MINE))
+    assert not await other.approvals.decided(content, 0.01)
+    waiting = asyncio.create_task(other.approvals.decided(content, 10.0))
+    await anna.curating.arrived(MINE)
+    assert await waiting

@@ -105,6 +105,8 @@ class House:
         self.refusal: FelloeError | None = None
         self.memory = 1000 * MIB
         self.fetched: list[ContentId] = []
+        self.heard = asyncio.Event()
+        self.heard.set()
         self.told = 0
         self.now = 100.0
         self.drains = False
@@ -115,6 +117,7 @@ class House:
             LoadingPorts(
                 engines=cast(Engines, self.engines),
                 store=self.store,
+                decided=self.decided,
                 fetch=self.fetch,
                 gate=self.gate,
                 look=self.look,
@@ -130,6 +133,10 @@ class House:
 
     def changed(self) -> None:
         self.told += 1
+
+    async def decided(self, content: ContentId) -> None:
+        assert content
+        await self.heard.wait()
 
     def gate(self, manifest: Manifest) -> None:
         if self.refusal is not None:
@@ -207,6 +214,17 @@ async def test_what_the_plan_has_here_is_loaded_as_it_says_under_the_name_that_r
     assert (marked.planned, marked.variant, marked.content) == (True, "mine", house.mine)
     assert house.converging.files() == {"mine"}
     assert house.told > 0
+
+
+async def test_a_node_that_has_not_heard_of_the_approval_yet_waits_and_fails_nothing(house: House) -> None:
+    house.refusal = FelloeError("not_approved", "nothing was heard yet")
+    house.heard.clear()
+    house.plan(house.placed())
+    await until(lambda: [one.stage for one in house.converging.loading()] == ["waiting"])
+    house.refusal = None
+    house.heard.set()
+    await until(house.ready)
+    assert house.converging.failures() == ()
 
 
 async def test_what_the_plan_has_here_no_more_is_drained_and_unloaded(house: House) -> None:
