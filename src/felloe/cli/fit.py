@@ -14,7 +14,6 @@ from rich.text import Text
 
 from felloe import __version__
 from felloe.catalog.sources.credentials import SECRET_VARIABLES
-from felloe.catalog.sources.front import layout_of
 from felloe.catalog.sources.reference import is_reference
 from felloe.cli.client import OperatorClient
 from felloe.cli.hardware import current_hardware
@@ -122,6 +121,9 @@ def _shape(model: str) -> Shape:
         return _shape_by_name(model)
     secrets = {variable: os.environ[variable] for variable in SECRET_VARIABLES if os.environ.get(variable)}
     sources = load_config(home_folder()).sources
+    # Imported here: it knows every source, and no other command should wait for that.
+    from felloe.catalog.sources.front import layout_of
+
     layout = asyncio.run(layout_of(model, sources, agent=f"felloe/{__version__}", environment=secrets))
     return shape_of(layout)
 

@@ -33,23 +33,11 @@ _MOST_VARIANTS = 16
 Wanted = tuple[tuple[DesiredModel, ...], dict[ModelName, ModelFacts]]
 
 
-class _Lengths(Struct, forbid_unknown_fields=True):
-    """A model's lengths; see `Lengths`. `context` is what it was made for, in tokens."""
+class _NamedLengths(Lengths, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model's lengths under a name. `context` is what it was made for, in tokens."""
 
     name: str
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
     feed_forward: int = 0
-    head_length: int = 0
-    window: int = 0
-    window_every: int = 0
-    experts: int = 0
-    experts_used: int = 0
-    expert_length: int = 0
-    tied: bool = False
     context: int = 8192
     architecture: str = "llama"
 
@@ -76,7 +64,7 @@ class _Model(Struct, forbid_unknown_fields=True):
 
 class _File(Struct, forbid_unknown_fields=True):
     model: list[_Model]
-    shape: list[_Lengths] = field(default_factory=list[_Lengths])
+    shape: list[_NamedLengths] = field(default_factory=list[_NamedLengths])
 
 
 def read_models(path: Path, shape_of_file: Callable[[Path], Shape]) -> Wanted:
@@ -104,7 +92,7 @@ def read_models(path: Path, shape_of_file: Callable[[Path], Shape]) -> Wanted:
 
 
 def _variants(
-    path: Path, entry: _Model, lengths: dict[str, _Lengths], shape_of_file: Callable[[Path], Shape]
+    path: Path, entry: _Model, lengths: dict[str, _NamedLengths], shape_of_file: Callable[[Path], Shape]
 ) -> dict[ModelName, Shape]:
     """The shapes of the model's variants, best first."""
     count = len(entry.gguf) if entry.gguf else len(entry.quantisations)
@@ -118,30 +106,12 @@ def _variants(
     try:
         return {
             ModelName(f"{entry.name}:{quantisation}"): shape_from_parameters(
-                _lengths(chosen), quantisation=quantisation, context=chosen.context, architecture=chosen.architecture
+                chosen, quantisation=quantisation, context=chosen.context, architecture=chosen.architecture
             )
             for quantisation in entry.quantisations
         }
     except FelloeError as error:
         raise bad(path, f"model {entry.name}: {error.detail}") from error
-
-
-def _lengths(entry: _Lengths) -> Lengths:
-    return Lengths(
-        layers=entry.layers,
-        width=entry.width,
-        heads=entry.heads,
-        kv_heads=entry.kv_heads,
-        feed_forward=entry.feed_forward,
-        vocabulary=entry.vocabulary,
-        head_length=entry.head_length,
-        window=entry.window,
-        window_every=entry.window_every,
-        experts=entry.experts,
-        experts_used=entry.experts_used,
-        expert_length=entry.expert_length,
-        tied=entry.tied,
-    )
 
 
 def _desired(path: Path, entry: _Model, variants: tuple[ModelName, ...]) -> DesiredModel:

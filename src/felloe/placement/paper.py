@@ -5,6 +5,8 @@ Which tensors a quantisation keeps better than its name says: `llama-quant.cpp` 
 
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from felloe.domain.errors import FelloeError
 from felloe.domain.ggml_types import TENSOR_TYPES
 from felloe.placement.shape import LayerShape, Shape
@@ -35,7 +37,7 @@ _MIXES = {
 _BITS = {kind.name: 8 * kind.block_bytes / kind.block_elements for kind in TENSOR_TYPES.values()}
 
 
-class Lengths(NamedTuple):
+class Lengths(Struct, frozen=True):
     """A transformer's lengths, in numbers of elements; 0 for what it has not.
 
     `window_every`: the last of so many layers sees everything, the others `window` tokens. A mixture has `experts`
@@ -97,9 +99,10 @@ def shape_from_parameters(
 def _check(lengths: Lengths) -> None:
     needed = ("layers", "width", "heads", "kv_heads", "vocabulary")
     missing = [name for name in needed if getattr(lengths, name) < 1]
-    if missing or min(lengths) < 0:
+    told = [getattr(lengths, name) for name in Lengths.__struct_fields__]
+    if missing or min(told) < 0:
         raise FelloeError("bad_config", f"the model's {missing[0] if missing else 'lengths'} must be 1 or more")
-    if max(lengths) > 2**24 or lengths.layers > 4096 or lengths.experts > 4096:
+    if max(told) > 2**24 or lengths.layers > 4096 or lengths.experts > 4096:
         raise FelloeError("bad_config", "no model has lengths this large; give numbers of elements, layers and heads")
     if lengths.feed_forward < 1 and lengths.experts < 1:
         raise FelloeError("bad_config", "the model's feed_forward must be 1 or more unless it has experts")

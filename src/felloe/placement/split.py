@@ -43,8 +43,8 @@ def split_over(
     Without a GPU in the room all layers lie in `ram`. With one, `ram` takes layers only where `offload` allows it, and
     then as few as possible. Parts come `ram` first, then the GPUs in their order; a GPU without layers is left out.
     Exact for this order of devices: whatever split over all of these GPUs fits, one is found; where fewer would do, ask
-    for fewer, which costs less. `costs` are those of the same model,
-    settings and corrections, kept by who splits it over many rooms.
+    for fewer, which costs less. `costs` are those of the same model, settings and corrections, kept by who splits it
+    over many rooms.
     """
     filling = _Filling(costs or Costs(shape, settings, corrections), room)
     kept = _kept_in_ram(filling, offload=offload)

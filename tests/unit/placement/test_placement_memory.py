@@ -67,7 +67,7 @@ def test_a_state_is_kept_for_each_slot_whatever_the_context() -> None:
 
 def test_experts_make_buffers_by_those_that_a_token_passes() -> None:
     plain = Lengths(layers=8, width=1024, heads=16, kv_heads=4, feed_forward=1536, vocabulary=8192, head_length=64)
-    mixed = shape_from_parameters(plain._replace(experts=32, experts_used=8, expert_length=768))
+    mixed = shape_from_parameters(replace(plain, experts=32, experts_used=8, expert_length=768))
     settings = Settings(context=4096, slots=4)
     assert alone(mixed, settings).compute == pytest.approx(50.14 * MIB, rel=0.01)
     assert alone(mixed, settings).compute > alone(shape_from_parameters(plain), settings).compute

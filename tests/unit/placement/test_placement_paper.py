@@ -1,6 +1,7 @@
 """Models on paper weigh what their files weigh."""
 
 import pytest
+from msgspec.structs import replace
 
 from felloe.domain.errors import FelloeError
 from felloe.placement.paper import Lengths, shape_from_parameters
@@ -29,7 +30,7 @@ def test_parameters_are_counted() -> None:
 
 
 def test_windows_follow_their_pattern() -> None:
-    shape = shape_from_parameters(LLAMA_8B._replace(window=1024, window_every=4))
+    shape = shape_from_parameters(replace(LLAMA_8B, window=1024, window_every=4))
     assert [layer.windowed for layer in shape.layers[:4]] == [True, True, True, False]
 
 
@@ -45,7 +46,7 @@ def test_windows_follow_their_pattern() -> None:
 )
 def test_lengths_of_no_model_are_refused(changes: dict[str, int], why: str) -> None:
     with pytest.raises(FelloeError, match=why):
-        shape_from_parameters(LLAMA_8B._replace(**changes))
+        shape_from_parameters(replace(LLAMA_8B, **changes))
 
 
 def test_an_unknown_quantisation_names_the_known_ones() -> None:
